@@ -1,0 +1,155 @@
+"""Every setting once: name, type, default, help.
+
+A setting ``name`` is read from the environment variable ``FRONTDESK_NAME``. A ``FRONTDESK_``
+variable that is not a setting is an error at start-up that names it, with the nearest known name.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from chatbot.errors import SettingsError
+
+PREFIX = "FRONTDESK_"
+
+
+class Settings(BaseSettings):
+    """All settings, immutable. Build with :func:`load_settings`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    # -- where things are kept
+    data_dir: Path = Field(
+        Path("data"), description="Folder of the embedded stores, artifacts, keys and logs."
+    )
+    redis_url: str = Field(
+        "", description="Redis or Valkey, e.g. redis://host:6379/0. Empty: an embedded Valkey."
+    )
+    database_url: str = Field(
+        "",
+        description="SQLAlchemy URL, e.g. postgresql+psycopg://u:p@host/db. Empty: SQLite.",
+    )
+    # -- server
+    host: str = Field("127.0.0.1", description="Address that the server listens on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port that the server listens on.")
+    console_port: int = Field(8501, ge=0, le=65535, description="Port of the staff console.")
+    public_url: str = Field(
+        "", description="Address under which browsers reach the server. Empty: http://host:port."
+    )
+    secret_key: SecretStr = Field(
+        SecretStr(""),
+        description="Key that signs visitor and staff tokens. Empty: made once, kept in data_dir.",
+    )
+    visitor_token_hours: float = Field(24.0 * 30, gt=0, description="Life of a visitor's token.")
+    staff_token_hours: float = Field(12.0, gt=0, description="Life of a staff member's login.")
+    max_message_chars: int = Field(
+        8000, ge=1, description="Longest message a visitor or agent may send, in characters."
+    )
+    max_frame_bytes: int = Field(
+        65536, ge=1024, description="Largest websocket frame accepted, in bytes."
+    )
+    messages_per_minute: int = Field(
+        30, ge=1, description="Messages one visitor may send in a minute."
+    )
+    # -- worker and engine
+    base_model: str = Field(
+        "smollm2-135m",
+        description="Base model: smollm2-135m, a Hugging Face id, or a local directory.",
+    )
+    engine: Literal["auto", "torch"] = Field("auto", description="Runtime that writes replies.")
+    device: str = Field("auto", description="torch device: auto, cpu, cuda, cuda:0 ...")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Weights and cache of the torch runtime. auto: bfloat16 where native."
+    )
+    engine_threads: int = Field(
+        0, ge=0, description="CPU threads of the engine. 0: as many as there are cores."
+    )
+    max_running: int = Field(16, ge=1, description="Replies written at once by one worker.")
+    max_waiting: int = Field(64, ge=0, description="Replies that may wait in one engine.")
+    kv_cache_tokens: int = Field(
+        65536, ge=1024, description="Tokens that the KV cache of one worker holds."
+    )
+    prefill_chunk_tokens: int = Field(
+        256, ge=16, description="Most prompt tokens prefilled in one step beside running replies."
+    )
+    max_context_tokens: int = Field(
+        4096, ge=128, description="Longest prompt plus reply; older turns are left out beyond it."
+    )
+    reply_max_tokens: int = Field(192, ge=1, description="Longest reply, in tokens.")
+    temperature: float = Field(0.0, ge=0, le=5, description="Sampling temperature; 0 is greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling bound.")
+    repetition_penalty: float = Field(1.0, ge=0.5, le=5, description="1 is none.")
+    system_prompt: str = Field(
+        "You are a friendly customer service assistant. Be short and precise.",
+        description="System message of sites that have none of their own.",
+    )
+    lease_seconds: float = Field(
+        10.0, gt=0, description="A reply whose worker is silent this long is taken over."
+    )
+    max_attempts: int = Field(
+        3, ge=1, description="Workers that may try one reply before it fails and goes to people."
+    )
+    worker_metrics_port: int = Field(
+        0, ge=0, le=65535, description="Port of the worker's own /metrics. 0: none."
+    )
+    # -- training
+    train_data: str = Field(
+        "", description="Transcript file that retraining from the console builds on. Empty: none."
+    )
+    train_eval_data: str = Field(
+        "", description="Held-out transcript file for reports of runs from the console."
+    )
+    trainer_threads: int = Field(0, ge=0, description="CPU threads of a training run. 0: all.")
+    # -- the promotion rule
+    promote_max_perplexity_ratio: float = Field(
+        1.02, gt=0, description="Candidate's perplexity over the live version's, at most."
+    )
+    promote_min_stop_rate: float = Field(
+        0.95, ge=0, le=1, description="Share of a candidate's replies that end by themselves."
+    )
+    # -- logs
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe line that is logged."
+    )
+    log_json: bool = Field(False, description="Log lines as JSON.")
+
+
+def check_environment(environ: Mapping[str, str]) -> None:
+    """Raise SettingsError for each FRONTDESK_ variable that is not a setting. Variables that
+    start with FRONTDESK_TEST_ belong to the test suite and are left alone."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    unknown = [
+        name
+        for name in environ
+        if name.startswith(PREFIX) and not name.startswith(PREFIX + "TEST_") and name not in known
+    ]
+    if not unknown:
+        return
+    lines = []
+    for name in sorted(unknown):
+        near = difflib.get_close_matches(name, sorted(known), n=1)
+        lines.append(f"unknown setting {name}" + (f" (did you mean {near[0]}?)" if near else ""))
+    raise SettingsError("; ".join(lines) + ". `frontdesk config` lists every setting.")
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from keyword overrides (those that are not None), then the environment, then
+    the defaults.
+
+    Raises:
+        SettingsError: unknown variable or bad value; names each.
+    """
+    check_environment(os.environ)
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = [
+            f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors()
+        ]
+        raise SettingsError("; ".join(problems)) from None
