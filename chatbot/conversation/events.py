@@ -1,0 +1,88 @@
+"""What can be in a conversation's log. Values only: frozen, no I/O.
+
+An event is stored as JSON under its offset. ``offset`` starts at 1 and is contiguous within an
+``epoch``. The visitor's view of the log leaves out the staff-only types.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NewType
+
+ConversationId = NewType("ConversationId", str)
+ReplyId = NewType("ReplyId", str)
+VisitorId = NewType("VisitorId", str)
+
+Status = Literal["bot", "waiting", "human", "closed"]
+ReplyEnd = Literal["end", "length", "stopped", "handoff"]
+
+EventType = Literal[
+    "message.created",  # {role: visitor|agent, text, client_message_id, author}
+    # {reply_id, text, finish_reason: ReplyEnd, version, usage, confidence, seconds}
+    "reply.completed",
+    "reply.failed",  # {reply_id, text (what was shown), version, reason}
+    "status.changed",  # {status, previous, reason, actor}
+    "rating.given",  # {score 1..5, comment}
+    "note.created",  # {text, author, client_message_id}; staff only
+]
+STAFF_ONLY: frozenset[str] = frozenset({"note.created"})
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of the log. ``at`` is Unix time in milliseconds, the store's clock."""
+
+    offset: int
+    type: EventType
+    at: int
+    data: dict[str, Any]
+
+    def to_wire(self) -> dict[str, Any]:
+        """The frame that clients get, e.g. ``{"type": "reply.completed", "offset": 7, ...}``."""
+        return {"type": self.type, "offset": self.offset, "at": self.at, **self.data}
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The state of a conversation after its last event."""
+
+    conversation_id: ConversationId
+    epoch: str
+    offset: int  # of the last event; 0 when empty
+    status: Status
+    site: str
+    visitor: VisitorId
+    agent: str  # name of the agent who holds it while status is human, else ""
+    kind: Literal["chat", "playground"]
+    pinned_version: str  # playground: the version that answers; "" means the live one
+    created_at: int  # Unix ms
+    updated_at: int  # Unix ms
+
+
+@dataclass(frozen=True, slots=True)
+class LiveReply:
+    """A reply that is being written. ``text`` is all that was streamed so far."""
+
+    reply_id: ReplyId
+    version: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Outcome of appending a message: its offset, and whether it was there already."""
+
+    offset: int
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write one reply. ``fence`` rises with each attempt; the store refuses writes
+    that carry an older one."""
+
+    conversation_id: ConversationId
+    reply_id: ReplyId
+    fence: int
+    attempt: int
+    streamed: str  # text that an earlier attempt already streamed: continue after it
+    upto: int  # the reply answers the log up to this offset
+    job_id: str

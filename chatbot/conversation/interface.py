@@ -1,0 +1,173 @@
+"""The port to the conversation log. ``log.py`` implements it on Redis; tests check a fake in
+memory against the same contract suite. Every method may raise StoreUnavailable or StorageFull.
+"""
+
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from chatbot.conversation.events import (
+    Accepted,
+    ConversationId,
+    Event,
+    Head,
+    Lease,
+    LiveReply,
+    ReplyEnd,
+    ReplyId,
+    Status,
+    VisitorId,
+)
+
+DeltaOutcome = Literal["written", "lost"]  # lost: stopped, handed over, or the lease is another's
+
+
+@dataclass(frozen=True, slots=True)
+class Catchup:
+    """What a reader gets. ``recovered``: ``events`` are exactly those after its offset; otherwise
+    they are the whole log (the epoch differs, or the offset is not in this log)."""
+
+    head: Head
+    recovered: bool
+    events: list[Event]
+    live: LiveReply | None
+
+
+class ConversationLog(Protocol):
+    """Append-only logs of conversations. One instance serves one process."""
+
+    # -- conversations
+    async def create(
+        self,
+        conversation_id: ConversationId,
+        *,
+        site: str,
+        visitor: VisitorId,
+        kind: Literal["chat", "playground"] = "chat",
+        pinned_version: str = "",
+    ) -> Head:
+        """Begin a conversation with status ``bot``; if it exists already, return its head."""
+        ...
+
+    async def head(self, conversation_id: ConversationId) -> Head | None: ...
+
+    async def catch_up(
+        self, conversation_id: ConversationId, epoch: str | None, offset: int | None
+    ) -> Catchup:
+        """Everything after the reader's cursor, and the live reply, read in one atomic step.
+
+        Raises:
+            NotFound: no such conversation (also not in the record).
+        """
+        ...
+
+    async def read(self, conversation_id: ConversationId, after: int = 0) -> list[Event]: ...
+
+    async def open_conversations(
+        self, sites: Iterable[str] | None = None, limit: int = 200
+    ) -> list[Head]:
+        """Conversations that are not closed, last activity first; without playgrounds."""
+        ...
+
+    # -- writing
+    async def append_message(
+        self,
+        conversation_id: ConversationId,
+        *,
+        role: Literal["visitor", "agent"],
+        text: str,
+        client_message_id: str,
+        author: str,
+    ) -> Accepted:
+        """Append a message once per ``client_message_id``. A visitor's message while the status
+        is ``bot`` also enqueues a reply job in the same atomic step (or marks one as due when a
+        reply is running). A visitor's message in a closed conversation reopens it with the bot.
+
+        Raises:
+            NotFound: no such conversation.
+            Conflict: an agent writes who does not hold the conversation.
+        """
+        ...
+
+    async def append_note(
+        self, conversation_id: ConversationId, *, text: str, author: str, client_message_id: str
+    ) -> Accepted: ...
+
+    async def give_rating(
+        self, conversation_id: ConversationId, *, score: int, comment: str
+    ) -> int: ...
+
+    async def change_status(
+        self,
+        conversation_id: ConversationId,
+        status: Status,
+        *,
+        reason: str,
+        actor: str,
+        agent: str = "",
+    ) -> Head:
+        """Move to another status (see :mod:`chatbot.conversation.rules` for the legal moves). A
+        running reply ends first, as ``handoff``. Moving to ``bot`` enqueues a reply when the last
+        message is a visitor's.
+
+        Raises:
+            Conflict: the move is not legal now, e.g. claiming what another agent holds.
+        """
+        ...
+
+    async def stop_reply(self, conversation_id: ConversationId, reply_id: ReplyId) -> bool:
+        """End the reply as ``stopped`` with the text so far; False when it is not running."""
+        ...
+
+    # -- the worker's side
+    async def take_job(self, worker: str, block_seconds: float) -> Lease | None:
+        """Lease the next reply job, new or abandoned; None when none came in time. Jobs that
+        need no reply any more are dropped inside."""
+        ...
+
+    async def start_reply(self, lease: Lease, version: str) -> DeltaOutcome:
+        """Announce who writes. A continued reply keeps the version that began it, which the
+        caller reads from ``catch_up(...).live``."""
+        ...
+
+    async def append_delta(self, lease: Lease, from_char: int, text: str) -> DeltaOutcome:
+        """Stream ``text`` at code point ``from_char``, and renew the lease."""
+        ...
+
+    async def renew(self, lease: Lease) -> DeltaOutcome: ...
+
+    async def complete_reply(
+        self,
+        lease: Lease,
+        *,
+        text: str,
+        finish_reason: ReplyEnd,
+        version: str,
+        usage: dict[str, int],
+        confidence: float | None,
+        seconds: float,
+    ) -> DeltaOutcome:
+        """Append ``reply.completed``, end the job, and enqueue the next one when messages came
+        in meanwhile."""
+        ...
+
+    async def fail_reply(self, lease: Lease, *, version: str, reason: str) -> DeltaOutcome:
+        """Append ``reply.failed`` with the text shown so far, and hand the conversation to people
+        (``status.changed {waiting}``)."""
+        ...
+
+    async def release(self, lease: Lease) -> None:
+        """Give an unfinished job back at once (a worker that shuts down)."""
+        ...
+
+    # -- waking readers and the archiver
+    def changes(self) -> AsyncIterator[ConversationId | None]:
+        """Ids of conversations that changed. None means: anything may have changed while the
+        subscription was down, look at all. Ends when closed."""
+        ...
+
+    async def unrecorded(self, limit: int = 100) -> list[tuple[ConversationId, int]]:
+        """Conversations with events that the record lacks, with the last offset of each."""
+        ...
+
+    async def mark_recorded(self, conversation_id: ConversationId, offset: int) -> None: ...

@@ -1,0 +1,259 @@
+"""The websocket wire of the visitor's chat (``/v1/chat``) and the agent's desk (``/v1/desk``).
+
+JSON text frames, each an object with a ``type``. This module is pure: it parses and builds frames
+and knows which frame is legal in which state; it does no I/O. Schema version is in the path.
+
+A visitor's socket goes ``awaiting_hello -> open -> closed``. Frames that come from the log carry
+``offset``; a client keeps the last ``(epoch, offset)`` and sends it in its next ``hello``.
+"""
+
+import json
+from enum import Enum, IntEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from chatbot.errors import ProtocolViolation
+
+# -- close codes (RFC 6455 section 7.4: 4000-4999 are the application's)
+
+
+class CloseCode(IntEnum):
+    """Why the server closed a socket. 4xxx codes are ours; clients act on them."""
+
+    NORMAL = 1000  # the client said goodbye
+    GOING_AWAY = 1001  # the server restarts: reconnect at once
+    TOO_BIG = 1009  # a frame larger than the limit
+    INTERNAL = 1011  # our fault; the reason is empty on purpose: reconnect with back-off
+    TRY_AGAIN_LATER = 1013  # a store is away: reconnect with back-off
+    PROTOCOL = 4400  # frames malformed or out of order: a bug of the client, do not reconnect
+    NOT_AUTHENTICATED = 4401  # token missing, wrong or expired: get a new one first
+    NOT_ALLOWED = 4403  # origin or conversation is not this visitor's: do not reconnect
+    HELLO_TIMEOUT = 4408  # no hello within the time allowed
+    LOG_RESET = 4409  # the log has a new epoch: reconnect and reload
+    SLOW_READER = 4413  # the client did not read fast enough: reconnect and resume
+    RATE_LIMITED = 4429  # too many frames: wait, then reconnect
+
+
+class SocketState(Enum):
+    AWAITING_HELLO = "awaiting_hello"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class _Frame(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Id = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+$")]
+
+# -- client -> server, visitor
+
+
+class Hello(_Frame):
+    """First frame. Without ``conversation_id`` the visitor's open conversation is resumed, or a
+    new one begun; ``new_conversation`` always begins one."""
+
+    type: Literal["hello"]
+    token: str = Field(max_length=4096)
+    conversation_id: Id | None = None
+    new_conversation: bool = False
+    epoch: str | None = Field(None, max_length=64)
+    offset: int | None = Field(None, ge=0)
+
+
+class MessageSend(_Frame):
+    type: Literal["message.send"]
+    client_message_id: Id
+    text: str = Field(min_length=1)
+
+
+class ReplyStop(_Frame):
+    type: Literal["reply.stop"]
+    reply_id: Id
+
+
+class Typing(_Frame):
+    type: Literal["typing"]
+
+
+class HandoffRequest(_Frame):
+    type: Literal["handoff.request"]
+
+
+class RatingGive(_Frame):
+    type: Literal["rating.give"]
+    score: int = Field(ge=1, le=5)
+    comment: str = Field("", max_length=2000)
+
+
+# -- client -> server, desk
+
+
+class DeskHello(_Frame):
+    """First frame of a desk socket; ``token`` is a staff login's."""
+
+    type: Literal["hello"]
+    token: str = Field(max_length=4096)
+
+
+class ConversationWatch(_Frame):
+    """Open a conversation in the desk: its events follow from ``offset + 1`` on."""
+
+    type: Literal["conversation.watch"]
+    conversation_id: Id
+    epoch: str | None = Field(None, max_length=64)
+    offset: int | None = Field(None, ge=0)
+
+
+class ConversationUnwatch(_Frame):
+    type: Literal["conversation.unwatch"]
+    conversation_id: Id
+
+
+class ConversationClaim(_Frame):
+    type: Literal["conversation.claim"]
+    conversation_id: Id
+
+
+class ConversationRelease(_Frame):
+    """Give the conversation back to the bot."""
+
+    type: Literal["conversation.release"]
+    conversation_id: Id
+
+
+class ConversationClose(_Frame):
+    type: Literal["conversation.close"]
+    conversation_id: Id
+    reason: str = Field("", max_length=500)
+
+
+class AgentSend(_Frame):
+    type: Literal["message.send"]
+    conversation_id: Id
+    client_message_id: Id
+    text: str = Field(min_length=1)
+
+
+class NoteAdd(_Frame):
+    """A private note: staff see it, the visitor and the model never do."""
+
+    type: Literal["note.add"]
+    conversation_id: Id
+    client_message_id: Id
+    text: str = Field(min_length=1)
+
+
+VisitorFrame = Annotated[
+    Hello | MessageSend | ReplyStop | Typing | HandoffRequest | RatingGive,
+    Field(discriminator="type"),
+]
+DeskFrame = Annotated[
+    DeskHello
+    | ConversationWatch
+    | ConversationUnwatch
+    | ConversationClaim
+    | ConversationRelease
+    | ConversationClose
+    | AgentSend
+    | NoteAdd,
+    Field(discriminator="type"),
+]
+
+_VISITOR: TypeAdapter[VisitorFrame] = TypeAdapter(VisitorFrame)
+_DESK: TypeAdapter[DeskFrame] = TypeAdapter(DeskFrame)
+
+
+def _parse(adapter: TypeAdapter[Any], text: str, state: SocketState) -> Any:
+    try:
+        frame = adapter.validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "frame"
+        raise ProtocolViolation(f"{where}: {first['msg']}") from None
+    is_hello = frame.type == "hello"
+    if state is SocketState.AWAITING_HELLO and not is_hello:
+        raise ProtocolViolation(f"expected hello as the first frame, got {frame.type}")
+    if state is SocketState.OPEN and is_hello:
+        raise ProtocolViolation("hello was already received on this socket")
+    if state is SocketState.CLOSED:
+        raise ProtocolViolation("the socket is closed")
+    return frame
+
+
+def parse_visitor_frame(text: str, state: SocketState) -> VisitorFrame:
+    """Parse one frame from a visitor.
+
+    Raises:
+        ProtocolViolation: not JSON, unknown type, wrong field, or not legal in ``state``.
+    """
+    frame: VisitorFrame = _parse(_VISITOR, text, state)
+    return frame
+
+
+def parse_desk_frame(text: str, state: SocketState) -> DeskFrame:
+    """Parse one frame from a desk. Raises as :func:`parse_visitor_frame`."""
+    frame: DeskFrame = _parse(_DESK, text, state)
+    return frame
+
+
+# -- server -> client. Plain dictionaries: they are built from log events, which are validated.
+
+
+def encode(frame: dict[str, Any]) -> str:
+    """One frame as compact JSON text."""
+    return json.dumps(frame, ensure_ascii=False, separators=(",", ":"))
+
+
+def welcome(
+    conversation_id: str,
+    epoch: str,
+    offset: int,
+    recovered: bool,
+    status: str,
+    events: list[dict[str, Any]],
+    live_reply: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Answer to hello. ``recovered``: ``events`` are exactly those after the client's offset;
+    otherwise they are the whole history and the client replaces what it shows. ``live_reply`` is
+    ``{reply_id, version, text}`` when a reply is being written."""
+    return {
+        "type": "welcome",
+        "conversation_id": conversation_id,
+        "epoch": epoch,
+        "offset": offset,
+        "recovered": recovered,
+        "status": status,
+        "events": events,
+        "live_reply": live_reply,
+    }
+
+
+def message_accepted(client_message_id: str, offset: int, duplicate: bool) -> dict[str, Any]:
+    """The message is in the log (and on disk as far as the store promises)."""
+    return {
+        "type": "message.accepted",
+        "client_message_id": client_message_id,
+        "offset": offset,
+        "duplicate": duplicate,
+    }
+
+
+def reply_started(reply_id: str, version: str) -> dict[str, Any]:
+    return {"type": "reply.started", "reply_id": reply_id, "version": version}
+
+
+def reply_delta(reply_id: str, from_char: int, text: str) -> dict[str, Any]:
+    """``from_char``: position of ``text`` in the reply, in Unicode code points."""
+    return {"type": "reply.delta", "reply_id": reply_id, "from_char": from_char, "text": text}
+
+
+def error(
+    code: str, message: str, retry_after: float | None = None, **extra: Any
+) -> dict[str, Any]:
+    """``extra`` may name what the error is about, e.g. ``client_message_id``."""
+    frame: dict[str, Any] = {"type": "error", "code": code, "message": message, **extra}
+    if retry_after is not None:
+        frame["retry_after"] = retry_after
+    return frame

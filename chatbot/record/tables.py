@@ -1,0 +1,172 @@
+"""The record: what is kept for good, in SQL. SQLite and PostgreSQL through the same tables.
+
+Times are Unix milliseconds (UTC) everywhere. JSON columns hold plain JSON.
+"""
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Boolean, Float, ForeignKey, Index, Integer, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {dict[str, Any]: JSON, list[Any]: JSON}  # noqa: RUF012
+
+
+class Conversation(Base):
+    """One conversation, copied from the log's head by the archiver."""
+
+    __tablename__ = "conversations"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    epoch: Mapped[str] = mapped_column(String(64))
+    site: Mapped[str] = mapped_column(String(64), index=True)
+    visitor: Mapped[str] = mapped_column(String(64), index=True)
+    status: Mapped[str] = mapped_column(String(16), index=True)
+    started_at: Mapped[int] = mapped_column(BigInteger)
+    updated_at: Mapped[int] = mapped_column(BigInteger, index=True)
+    recorded_offset: Mapped[int] = mapped_column(Integer, default=0)
+    messages: Mapped[int] = mapped_column(Integer, default=0)
+    score: Mapped[int | None] = mapped_column(Integer)  # the visitor's rating, 1..5
+    preview: Mapped[str] = mapped_column(String(200), default="")  # first message of the visitor
+    excluded: Mapped[bool] = mapped_column(Boolean, default=False)
+    exclusion_reason: Mapped[str] = mapped_column(Text, default="")
+
+
+class EventRow(Base):
+    """One event of a log; the key makes the archiver's copy exactly-once."""
+
+    __tablename__ = "events"
+    conversation_id: Mapped[str] = mapped_column(
+        String(64), ForeignKey("conversations.id", ondelete="CASCADE"), primary_key=True
+    )
+    epoch: Mapped[str] = mapped_column(String(64), primary_key=True)
+    offset: Mapped[int] = mapped_column(Integer, primary_key=True)
+    type: Mapped[str] = mapped_column(String(32))
+    at: Mapped[int] = mapped_column(BigInteger)
+    version: Mapped[str] = mapped_column(String(64), default="", index=True)  # replies only
+    text: Mapped[str] = mapped_column(Text, default="")  # what a search looks at
+    data: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class Review(Base):
+    """What staff said of one bot reply (the ``reply.completed`` event at ``offset``)."""
+
+    __tablename__ = "reviews"
+    conversation_id: Mapped[str] = mapped_column(
+        String(64), ForeignKey("conversations.id", ondelete="CASCADE"), primary_key=True
+    )
+    offset: Mapped[int] = mapped_column(Integer, primary_key=True)
+    verdict: Mapped[str | None] = mapped_column(String(8))  # good | bad
+    correction: Mapped[str | None] = mapped_column(Text)
+    comment: Mapped[str] = mapped_column(Text, default="")
+    reviewer: Mapped[str] = mapped_column(String(64))
+    updated_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class Version(Base):
+    """A model version: an adapter with its evidence. ``directory`` is relative to the artifacts
+    root and empty for the bare base model."""
+
+    __tablename__ = "versions"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    state: Mapped[str] = mapped_column(String(16), index=True)  # candidate | live | retired
+    base_model: Mapped[str] = mapped_column(String(255))
+    directory: Mapped[str] = mapped_column(String(255), default="")
+    dataset_fingerprint: Mapped[str] = mapped_column(String(64), default="")
+    manifest: Mapped[dict[str, Any]] = mapped_column(JSON)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    promoted_at: Mapped[int | None] = mapped_column(BigInteger)
+    promoted_by: Mapped[str] = mapped_column(String(64), default="")
+    reason: Mapped[str] = mapped_column(Text, default="")
+
+
+class Promotion(Base):
+    """Every change of the live version, in order; the last row is what is live now."""
+
+    __tablename__ = "promotions"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    version_id: Mapped[str] = mapped_column(String(64), ForeignKey("versions.id"))
+    previous_id: Mapped[str] = mapped_column(String(64), default="")
+    kind: Mapped[str] = mapped_column(String(16))  # promote | override | rollback | initial
+    actor: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[str] = mapped_column(Text, default="")
+    at: Mapped[int] = mapped_column(BigInteger)
+
+
+class TrainingRun(Base):
+    """One retraining run. Its progress lines are in ``training_progress``."""
+
+    __tablename__ = "training_runs"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    request_id: Mapped[str] = mapped_column(String(64), unique=True)
+    # 1 while queued or running, else NULL: the unique index allows one active run
+    active: Mapped[int | None] = mapped_column(Integer, unique=True)
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    requested_by: Mapped[str] = mapped_column(String(64))
+    settings: Mapped[dict[str, Any]] = mapped_column(JSON)
+    cancel_requested: Mapped[bool] = mapped_column(Boolean, default=False)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    heartbeat_at: Mapped[int] = mapped_column(BigInteger, default=0)
+    version_id: Mapped[str] = mapped_column(String(64), default="")
+    error: Mapped[str] = mapped_column(Text, default="")
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    started_at: Mapped[int | None] = mapped_column(BigInteger)
+    ended_at: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class TrainingProgress(Base):
+    """One line of a run's progress; ``n`` counts from 1 within the run."""
+
+    __tablename__ = "training_progress"
+    run_id: Mapped[str] = mapped_column(
+        String(64), ForeignKey("training_runs.id", ondelete="CASCADE"), primary_key=True
+    )
+    n: Mapped[int] = mapped_column(Integer, primary_key=True)
+    phase: Mapped[str] = mapped_column(String(16))  # prepare | train | evaluate | publish
+    step: Mapped[int] = mapped_column(Integer, default=0)
+    total_steps: Mapped[int] = mapped_column(Integer, default=0)
+    loss: Mapped[float | None] = mapped_column(Float)
+    learning_rate: Mapped[float | None] = mapped_column(Float)
+    tokens_per_s: Mapped[float | None] = mapped_column(Float)
+    seconds_left: Mapped[float | None] = mapped_column(Float)
+    message: Mapped[str] = mapped_column(Text, default="")
+    at: Mapped[int] = mapped_column(BigInteger)
+
+
+class Site(Base):
+    """A website that embeds the widget."""
+
+    __tablename__ = "sites"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    origins: Mapped[list[Any]] = mapped_column(JSON)  # allowed Origin values; see server/auth.py
+    title: Mapped[str] = mapped_column(String(100), default="")
+    welcome: Mapped[str] = mapped_column(Text, default="")
+    system_prompt: Mapped[str] = mapped_column(Text, default="")
+    identity_secret: Mapped[str] = mapped_column(String(128), default="")
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class Staff(Base):
+    """A member of staff. ``password`` is an argon2id hash."""
+
+    __tablename__ = "staff"
+    username: Mapped[str] = mapped_column(String(64), primary_key=True)
+    password: Mapped[str] = mapped_column(String(255))
+    role: Mapped[str] = mapped_column(String(16))  # agent | reviewer | admin
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class Audit(Base):
+    """Who did what, when and why. Rows are only ever added."""
+
+    __tablename__ = "audit"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    actor: Mapped[str] = mapped_column(String(64))
+    action: Mapped[str] = mapped_column(String(64))
+    subject: Mapped[str] = mapped_column(String(128), default="")
+    reason: Mapped[str] = mapped_column(Text, default="")
+    data: Mapped[dict[str, Any]] = mapped_column(JSON)
+    at: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
+Index("events_by_time", EventRow.at)
