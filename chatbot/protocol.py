@@ -77,6 +77,13 @@ class Typing(_Frame):
     type: Literal["typing"]
 
 
+class Ping(_Frame):
+    """Answered with ``pong``. A browser cannot see the pings of RFC 6455 section 5.5.2, so this is
+    how a page finds out that a socket is half open. Legal on both sockets."""
+
+    type: Literal["ping"]
+
+
 class HandoffRequest(_Frame):
     type: Literal["handoff.request"]
 
@@ -146,7 +153,7 @@ class NoteAdd(_Frame):
 
 
 VisitorFrame = Annotated[
-    Hello | MessageSend | ReplyStop | Typing | HandoffRequest | RatingGive,
+    Hello | MessageSend | ReplyStop | Typing | Ping | HandoffRequest | RatingGive,
     Field(discriminator="type"),
 ]
 DeskFrame = Annotated[
@@ -157,7 +164,8 @@ DeskFrame = Annotated[
     | ConversationRelease
     | ConversationClose
     | AgentSend
-    | NoteAdd,
+    | NoteAdd
+    | Ping,
     Field(discriminator="type"),
 ]
 
@@ -247,6 +255,67 @@ def reply_started(reply_id: str, version: str) -> dict[str, Any]:
 def reply_delta(reply_id: str, from_char: int, text: str) -> dict[str, Any]:
     """``from_char``: position of ``text`` in the reply, in Unicode code points."""
     return {"type": "reply.delta", "reply_id": reply_id, "from_char": from_char, "text": text}
+
+
+def pong() -> dict[str, Any]:
+    return {"type": "pong"}
+
+
+# -- server -> desk. Log frames, ``reply.started``, ``reply.delta`` and ``message.accepted`` of a
+# watched conversation are the visitor's frames plus ``conversation_id``.
+
+
+def desk_welcome(username: str, role: str, conversations: list[dict[str, Any]]) -> dict[str, Any]:
+    """Answer to a desk's hello: every conversation that is not closed, as ``listed`` gives it."""
+    return {
+        "type": "welcome",
+        "username": username,
+        "role": role,
+        "conversations": conversations,
+    }
+
+
+def conversation_listed(
+    conversation_id: str,
+    status: str,
+    site: str,
+    visitor: str,
+    agent: str,
+    created_at: int,
+    updated_at: int,
+    preview: str,
+) -> dict[str, Any]:
+    """A line of the desk's list is new or changed; ``status`` closed takes it off the list.
+    ``preview``: the last message's text, at most 200 characters. Times: Unix ms."""
+    return {
+        "type": "conversation.listed",
+        "conversation_id": conversation_id,
+        "status": status,
+        "site": site,
+        "visitor": visitor,
+        "agent": agent,
+        "created_at": created_at,
+        "updated_at": updated_at,
+        "preview": preview,
+    }
+
+
+def conversation_watched(
+    conversation_id: str,
+    epoch: str,
+    offset: int,
+    recovered: bool,
+    status: str,
+    agent: str,
+    events: list[dict[str, Any]],
+    live_reply: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Answer to ``conversation.watch``: as :func:`welcome`, and who holds the conversation."""
+    return {
+        **welcome(conversation_id, epoch, offset, recovered, status, events, live_reply),
+        "type": "conversation.watched",
+        "agent": agent,
+    }
 
 
 def error(
