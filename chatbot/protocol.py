@@ -3,8 +3,11 @@
 JSON text frames, each an object with a ``type``. This module is pure: it parses and builds frames
 and knows which frame is legal in which state; it does no I/O. Schema version is in the path.
 
-A visitor's socket goes ``awaiting_hello -> open -> closed``. Frames that come from the log carry
-``offset``; a client keeps the last ``(epoch, offset)`` and sends it in its next ``hello``.
+A socket goes ``awaiting_hello -> open -> closed``. Frames that come from the log carry ``offset``;
+a client keeps the last ``(epoch, offset)`` and sends it in its next ``hello``. Frames of a reply
+that is being written carry ``from_char`` instead, a position in Unicode code points.
+
+On the desk's socket every frame about a conversation also carries its ``conversation_id``.
 """
 
 import json
@@ -13,7 +16,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from chatbot.errors import ProtocolViolation
+from chatbot.errors import (
+    FrontdeskError,
+    MessageTooLong,
+    Overloaded,
+    ProtocolViolation,
+    RequestRefused,
+    StoreUnavailable,
+)
 
 # -- close codes (RFC 6455 section 7.4: 4000-4999 are the application's)
 
@@ -51,8 +61,9 @@ Id = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-
 
 
 class Hello(_Frame):
-    """First frame. Without ``conversation_id`` the visitor's open conversation is resumed, or a
-    new one begun; ``new_conversation`` always begins one."""
+    """First frame. Without ``conversation_id`` the visitor's main conversation is resumed, or
+    begun if there is none; ``new_conversation`` always begins another one. ``welcome`` names the
+    conversation: a client keeps the id and sends it in its next ``hello``."""
 
     type: Literal["hello"]
     token: str = Field(max_length=4096)
@@ -65,7 +76,7 @@ class Hello(_Frame):
 class MessageSend(_Frame):
     type: Literal["message.send"]
     client_message_id: Id
-    text: str = Field(min_length=1)
+    text: str
 
 
 class ReplyStop(_Frame):
@@ -131,6 +142,8 @@ class ConversationRelease(_Frame):
 
 
 class ConversationClose(_Frame):
+    """End the conversation. The visitor sees ``reason`` too."""
+
     type: Literal["conversation.close"]
     conversation_id: Id
     reason: str = Field("", max_length=500)
@@ -140,7 +153,7 @@ class AgentSend(_Frame):
     type: Literal["message.send"]
     conversation_id: Id
     client_message_id: Id
-    text: str = Field(min_length=1)
+    text: str
 
 
 class NoteAdd(_Frame):
@@ -149,7 +162,7 @@ class NoteAdd(_Frame):
     type: Literal["note.add"]
     conversation_id: Id
     client_message_id: Id
-    text: str = Field(min_length=1)
+    text: str
 
 
 VisitorFrame = Annotated[
@@ -168,6 +181,17 @@ DeskFrame = Annotated[
     | Ping,
     Field(discriminator="type"),
 ]
+
+STORE_RETRY_SECONDS = 2.0  # when the store is away, clients send again after this long
+
+_EVENT = frozenset({"type", "offset", "at"})
+_VISITOR_FIELDS: dict[str, frozenset[str]] = {
+    "message.created": _EVENT | {"role", "text", "client_message_id", "author"},
+    "reply.completed": _EVENT | {"reply_id", "text", "finish_reason", "version"},
+    "reply.failed": _EVENT | {"reply_id", "text"},
+    "status.changed": _EVENT | {"status", "previous", "reason", "actor"},
+    "rating.given": _EVENT | {"score", "comment"},
+}
 
 _VISITOR: TypeAdapter[VisitorFrame] = TypeAdapter(VisitorFrame)
 _DESK: TypeAdapter[DeskFrame] = TypeAdapter(DeskFrame)
@@ -206,6 +230,24 @@ def parse_desk_frame(text: str, state: SocketState) -> DeskFrame:
     return frame
 
 
+def check_text(text: str, max_chars: int) -> str:
+    """The text of a message as it is stored.
+
+    Raises:
+        RequestRefused: nothing but white space, or a NUL character (SQL cannot keep one).
+        MessageTooLong: more than ``max_chars`` code points.
+    """
+    if not text.strip():
+        raise RequestRefused("the message is empty: write something first")
+    if "\x00" in text:
+        raise RequestRefused("the message holds a NUL character, which cannot be kept")
+    if len(text) > max_chars:
+        raise MessageTooLong(
+            f"the message has {len(text)} characters, at most {max_chars} are allowed: shorten it"
+        )
+    return text
+
+
 # -- server -> client. Plain dictionaries: they are built from log events, which are validated.
 
 
@@ -238,13 +280,17 @@ def welcome(
     }
 
 
-def message_accepted(client_message_id: str, offset: int, duplicate: bool) -> dict[str, Any]:
-    """The message is in the log (and on disk as far as the store promises)."""
+def message_accepted(
+    client_message_id: str, offset: int, duplicate: bool, **extra: Any
+) -> dict[str, Any]:
+    """The message is in the log (and on disk as far as the store promises). It also comes as
+    ``message.created``, before or after this frame."""
     return {
         "type": "message.accepted",
         "client_message_id": client_message_id,
         "offset": offset,
         "duplicate": duplicate,
+        **extra,
     }
 
 
@@ -321,8 +367,104 @@ def conversation_watched(
 def error(
     code: str, message: str, retry_after: float | None = None, **extra: Any
 ) -> dict[str, Any]:
-    """``extra`` may name what the error is about, e.g. ``client_message_id``."""
+    """``extra`` may name what the error is about, e.g. ``client_message_id``. With
+    ``retry_after`` (seconds) the same frame may be sent again after that time."""
     frame: dict[str, Any] = {"type": "error", "code": code, "message": message, **extra}
     if retry_after is not None:
         frame["retry_after"] = retry_after
     return frame
+
+
+def error_of(problem: FrontdeskError, **extra: Any) -> dict[str, Any]:
+    """The error frame of an exception of our own tree."""
+    if isinstance(problem, Overloaded):
+        return error(problem.code, str(problem), round(problem.retry_after, 2), **extra)
+    if isinstance(problem, StoreUnavailable):
+        # the cause may name hosts: it is logged, not sent
+        message = "the message store is away for a moment: it was not kept, send it again"
+        return error(problem.code, message, STORE_RETRY_SECONDS, **extra)
+    return error(problem.code, str(problem), **extra)
+
+
+def visitor_event(frame: dict[str, Any]) -> dict[str, Any] | None:
+    """What a visitor may see of an event's frame: None for staff-only events; without what only
+    staff need to know, such as the cause of a failure."""
+    allowed = _VISITOR_FIELDS.get(frame["type"])
+    if allowed is None:
+        return None
+    return {name: value for name, value in frame.items() if name in allowed}
+
+
+# -- server -> desk
+
+
+def desk_welcome(user: dict[str, Any], conversations: list[dict[str, Any]]) -> dict[str, Any]:
+    """Answer to a desk's hello. ``user`` is ``{username, role}``, ``conversations`` those that are
+    not closed, last activity first, each as in :func:`queue_item`."""
+    return {"type": "welcome", "user": user, "conversations": conversations}
+
+
+def queue_item(
+    *,
+    conversation_id: str,
+    site: str,
+    status: str,
+    agent: str,
+    offset: int,
+    created_at: int,
+    updated_at: int,
+    preview: str,
+    preview_role: str,
+) -> dict[str, Any]:
+    """One line of the desk's list. ``preview`` is the start of the last message, and
+    ``preview_role`` who wrote it: visitor, bot or agent ("" when nobody wrote yet). Times are
+    Unix milliseconds; ``agent`` holds the conversation while its status is human."""
+    return {
+        "conversation_id": conversation_id,
+        "site": site,
+        "status": status,
+        "agent": agent,
+        "offset": offset,
+        "created_at": created_at,
+        "updated_at": updated_at,
+        "preview": preview,
+        "preview_role": preview_role,
+    }
+
+
+def queue_changed(item: dict[str, Any]) -> dict[str, Any]:
+    """A line of the list is new or changed; with status closed it leaves the list."""
+    return {"type": "queue.changed", "conversation": item}
+
+
+def conversation_opened(
+    *,
+    conversation_id: str,
+    epoch: str,
+    offset: int,
+    recovered: bool,
+    status: str,
+    agent: str,
+    site: str,
+    events: list[dict[str, Any]],
+    live_reply: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Answer to conversation.watch, as ``welcome`` for a visitor. It comes again with
+    ``recovered: false`` when the log was reset: the desk replaces what it shows."""
+    return {
+        "type": "conversation.opened",
+        "conversation_id": conversation_id,
+        "epoch": epoch,
+        "offset": offset,
+        "recovered": recovered,
+        "status": status,
+        "agent": agent,
+        "site": site,
+        "events": events,
+        "live_reply": live_reply,
+    }
+
+
+def typing_seen(conversation_id: str) -> dict[str, Any]:
+    """The visitor of a watched conversation is typing; sent again while it goes on."""
+    return {"type": "typing", "conversation_id": conversation_id}
