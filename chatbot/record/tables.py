@@ -170,3 +170,11 @@ class Audit(Base):
 
 
 Index("events_by_time", EventRow.at)
+# exactly one version is live, whatever the application does
+Index(
+    "one_live_version",
+    Version.state,
+    unique=True,
+    sqlite_where=Version.state == "live",
+    postgresql_where=Version.state == "live",
+)
