@@ -9,6 +9,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, select, text
+from sqlalchemy.exc import IntegrityError
 
 from chatbot.errors import StorageFull, StoreUnavailable
 from chatbot.record.database import Database, sqlite_url
@@ -71,10 +72,9 @@ def test_a_schema_of_another_release_is_named(database: Database) -> None:
 
 
 def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
-    with pytest.raises(RuntimeError), database.session() as session:
-        session.add(Audit(actor="a", action="x", data={}, at=1))
-        session.flush()
-        raise RuntimeError
+    row = Audit(actor="a", action="x", data={}, at=1)
+    with pytest.raises(IntegrityError):
+        _write(database, row, _event("none"))
     with database.session() as session:
         assert session.scalars(select(Audit)).all() == []
 
@@ -102,18 +102,16 @@ def test_an_exclusive_session_sees_what_the_one_before_wrote(database: Database)
 
 
 def test_events_need_their_conversation(database: Database) -> None:
-    from sqlalchemy.exc import IntegrityError
-
-    with pytest.raises(IntegrityError), database.session() as session:
-        session.add(EventRow(conversation_id="none", epoch="e", offset=1, type="t", at=1, data={}))
+    with pytest.raises(IntegrityError):
+        _write(database, _event("none"))
 
 
 def test_two_live_versions_are_refused_by_the_database(database: Database) -> None:
-    from sqlalchemy.exc import IntegrityError
-
-    with pytest.raises(IntegrityError), database.session() as session:
-        for name in ("a", "b"):
-            session.add(Version(id=name, state="live", base_model="m", manifest={}, created_at=1))
+    rows = [
+        Version(id=name, state="live", base_model="m", manifest={}, created_at=1) for name in "ab"
+    ]
+    with pytest.raises(IntegrityError):
+        _write(database, *rows)
 
 
 def test_an_unreachable_database_is_named() -> None:
@@ -134,10 +132,8 @@ def test_a_full_database_is_storage_full_and_loses_nothing(tmp_path: Path) -> No
     database.migrate()
     with database.session() as session:
         session.add(Audit(actor="kept", action="x", data={}, at=1))
-    with pytest.raises(StorageFull, match="no room"), database.session() as session:
-        pages = session.execute(text("PRAGMA page_count")).scalar_one()
-        session.execute(text(f"PRAGMA max_page_count = {pages}"))
-        session.add(Audit(actor="a", action="x", reason="z" * 5_000_000, data={}, at=1))
+    with pytest.raises(StorageFull, match="no room"):
+        _overfill(database)
     database.close()
     again = Database(sqlite_url(tmp_path))
     with again.session() as session:
@@ -149,6 +145,23 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "record.db").write_bytes(b"this is not a database, only text" * 100)
     with pytest.raises(StoreUnavailable, match="not a database"):
         Database(sqlite_url(tmp_path)).ping()
+
+
+def _write(database: Database, *rows: object) -> None:
+    with database.session() as session:
+        session.add_all(rows)
+
+
+def _overfill(database: Database) -> None:
+    """More than the file may grow to: SQLite then answers as it does on a full disk."""
+    with database.session() as session:
+        pages = session.execute(text("PRAGMA page_count")).scalar_one()
+        session.execute(text(f"PRAGMA max_page_count = {pages}"))
+        session.add(Audit(actor="a", action="x", reason="z" * 5_000_000, data={}, at=1))
+
+
+def _event(conversation_id: str) -> EventRow:
+    return EventRow(conversation_id=conversation_id, epoch="e", offset=1, type="t", at=1, data={})
 
 
 def _conversation(name: str) -> Conversation:
