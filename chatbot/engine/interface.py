@@ -86,6 +86,20 @@ class Chunk:
     confidence: float | None = None  # mean probability of the chosen tokens, 0..1
 
 
+class ReplyStream(Protocol):
+    """The chunks of one reply, an async iterator. Close it when you leave early
+    (``contextlib.aclosing``): that cancels the request. A stream that is merely dropped is
+    cancelled when it is collected."""
+
+    def __aiter__(self) -> AsyncIterator[Chunk]: ...
+
+    async def __anext__(self) -> Chunk: ...
+
+    async def aclose(self) -> None:
+        """Cancel the request unless it has ended. Safe to call twice."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class EngineStats:
     """A snapshot for metrics."""
@@ -126,7 +140,8 @@ class Engine(Protocol):
         ...
 
     async def load_adapter(self, name: str, directory: Path) -> None:
-        """Make a PEFT adapter directory available under ``name``; a no-op if it already is.
+        """Make a PEFT adapter directory available under ``name``; a no-op if the name is taken
+        (a name stands for one version, whose files never change).
 
         Raises:
             AdapterInvalid: the directory is not an adapter that fits the base model.
@@ -134,10 +149,10 @@ class Engine(Protocol):
         ...
 
     async def drop_adapter(self, name: str) -> None:
-        """Free the adapter once its last running request has ended."""
+        """Take the name away at once and return when the adapter's last request has ended."""
         ...
 
-    def submit(self, request: GenerationRequest) -> AsyncIterator[Chunk]:
+    def submit(self, request: GenerationRequest) -> ReplyStream:
         """Queue the request and stream its reply. Closing the iterator cancels the request.
 
         Raises (before the first chunk):

@@ -1,0 +1,128 @@
+"""The paged KV cache and attention over it.
+
+Attention comes in two shapes: one query token for each of many sequences (decode), and many query
+tokens of one sequence (a prefill chunk). Both first gather a sequence's blocks into
+``[kv_heads, batch, context, head_dim]``: one contiguous copy, since ``bmm`` over it is about
+three times faster on CPUs than attention on a strided cache.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as functional
+
+
+class PagedCache:
+    """Keys and values of all layers: two of [layers, kv_heads, blocks, block_size * head_dim].
+
+    The memory is not touched before it is used; a block must be cleared when it is handed out,
+    because what is left in it from others (even a NaN) would otherwise meet a masked weight of 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.block_size = block_size
+        self.head_dim = head_dim
+        self.kv_heads = kv_heads
+        shape = (layers, kv_heads, blocks, block_size * head_dim)
+        self.keys = torch.empty(shape, dtype=dtype, device=device)
+        self.values = torch.empty(shape, dtype=dtype, device=device)
+
+    @property
+    def device(self) -> torch.device:
+        return self.keys.device
+
+    def clear(self, blocks: torch.Tensor) -> None:
+        """Zero the blocks [count] in every layer."""
+        self.keys.index_fill_(2, blocks, 0)
+        self.values.index_fill_(2, blocks, 0)
+
+    def write(
+        self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> None:
+        """Store keys and values [tokens, kv_heads, head_dim] at slots [tokens] (block number *
+        block_size + place in the block)."""
+        flat = (self.kv_heads, -1, self.head_dim)
+        self.keys[layer].view(flat).index_copy_(1, slots, keys.transpose(0, 1))
+        self.values[layer].view(flat).index_copy_(1, slots, values.transpose(0, 1))
+
+    def gather(self, layer: int, tables: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of the sequences with block tables [batch, blocks]:
+        two of [kv_heads, batch, blocks * block_size, head_dim], contiguous."""
+        batch, count = tables.shape
+        shape = (self.kv_heads, batch, count * self.block_size, self.head_dim)
+        flat = tables.reshape(-1)
+        return (
+            self.keys[layer].index_select(1, flat).view(shape),
+            self.values[layer].index_select(1, flat).view(shape),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeGroup:
+    """Rows ``0 .. batch-1`` of the step, each the last token of its own sequence.
+
+    ``mask`` is added to the scores: 0 where a sequence has a token, -inf beyond its end.
+    """
+
+    tables: torch.Tensor  # [batch, blocks], padded with any valid block
+    mask: torch.Tensor  # [batch, 1, blocks * block_size], float32
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillChunk:
+    """Rows ``first .. last-1`` of the step: consecutive tokens of one sequence that already has
+    ``past`` tokens in the cache."""
+
+    first: int
+    last: int
+    past: int
+    table: torch.Tensor  # [1, blocks]
+    mask: torch.Tensor | None  # [rows, past + rows] bool, True where seen; None: plainly causal
+
+
+def attend_decode(
+    queries: torch.Tensor, cache: PagedCache, layer: int, group: DecodeGroup, scale: float
+) -> torch.Tensor:
+    """Attention of queries [batch, heads, head_dim], one per sequence -> same shape."""
+    batch, heads, head_dim = queries.shape
+    keys, values = cache.gather(layer, group.tables)  # [kv_heads, batch, context, head_dim]
+    kv_heads, _, context, _ = keys.shape
+    grouped = (queries * scale).view(batch, kv_heads, heads // kv_heads, head_dim)
+    grouped = grouped.transpose(0, 1).reshape(kv_heads * batch, heads // kv_heads, head_dim)
+    scores = torch.bmm(grouped, keys.view(kv_heads * batch, context, head_dim).transpose(1, 2))
+    # [kv_heads, batch, heads / kv_heads, context]; softmax in float32, as transformers does
+    scores = scores.view(kv_heads, batch, -1, context) + group.mask
+    weights = torch.softmax(scores, dim=-1).to(values.dtype)
+    mixed = torch.bmm(
+        weights.view(kv_heads * batch, -1, context),
+        values.view(kv_heads * batch, context, head_dim),
+    )
+    return mixed.view(kv_heads, batch, -1, head_dim).transpose(0, 1).reshape(batch, heads, head_dim)
+
+
+def attend_prefill(
+    queries: torch.Tensor, cache: PagedCache, layer: int, chunk: PrefillChunk, scale: float
+) -> torch.Tensor:
+    """Causal attention of queries [rows, heads, head_dim] of one sequence -> same shape."""
+    keys, values = cache.gather(layer, chunk.table)
+    context = chunk.past + queries.shape[0]
+    mixed = functional.scaled_dot_product_attention(
+        queries.transpose(0, 1).unsqueeze(0),
+        keys[:, :, :context].transpose(0, 1),  # [1, kv_heads, context, head_dim]
+        values[:, :, :context].transpose(0, 1),
+        attn_mask=chunk.mask,
+        is_causal=chunk.mask is None,
+        scale=scale,
+        enable_gqa=True,
+    )
+    return mixed[0].transpose(0, 1)

@@ -1,0 +1,334 @@
+"""The torch engine: one thread that runs ``schedule -> run -> commit``, and its asyncio side.
+
+Requests enter the scheduler directly, under a lock that is never held while the model computes.
+Each step's output crosses to the event loop in one call. The queue of a reply can hold all of
+it, ``max_tokens`` chunks and the end: that is the bound on what a slow reader can cost.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import structlog
+import torch
+
+from chatbot.engine.interface import Chunk, EngineStats, GenerationRequest
+from chatbot.engine.torch.adapters import LoraAdapter, load_adapter
+from chatbot.engine.torch.blocks import BLOCK_SIZE, BlockManager
+from chatbot.engine.torch.device import resolve_device, resolve_dtype
+from chatbot.engine.torch.families import build_decoder
+from chatbot.engine.torch.models import Decoder
+from chatbot.engine.torch.reply import Reply, TorchReplyStream
+from chatbot.engine.torch.runner import Runner, TorchRunner
+from chatbot.engine.torch.sampling import TokenChooser
+from chatbot.engine.torch.scheduler import Scheduler, Step
+from chatbot.engine.torch.sequence import Sequence, cache_namespace
+from chatbot.engine.torch.text import Detokenizer, StopStrings
+from chatbot.errors import (
+    BaseModelUnavailable,
+    FrontdeskError,
+    ModelError,
+    Overloaded,
+    RequestRefused,
+)
+from chatbot.prompt import Tokenizer
+from chatbot.settings import Settings
+
+LoadBase = Callable[[str, Path, torch.dtype, str], tuple[Any, Any]]
+Output = tuple[Reply, Chunk | FrontdeskError]
+log = structlog.get_logger(__name__)
+
+
+class TorchEngine:
+    """See :class:`chatbot.engine.interface.Engine`.
+
+    ``load_base(name, data_dir, dtype, device)`` returns a transformers model and its tokenizer.
+    """
+
+    def __init__(self, settings: Settings, load_base: LoadBase) -> None:
+        self._settings = settings
+        self._load_base = load_base
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="engine-loader")
+        self._adapter_lock = asyncio.Lock()
+        self._adapters: dict[str, LoraAdapter] = {}
+        self._drops: dict[LoraAdapter, asyncio.Event] = {}
+        self._replies: dict[str, Reply] = {}  # changed on the event loop only
+        self._changed = threading.Condition()  # guards the scheduler
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._last_step_seconds = 0.0
+        self._loop: asyncio.AbstractEventLoop
+        self._decoder: Decoder
+        self._tokenizer: Tokenizer
+        self._scheduler: Scheduler
+        self._runner: Runner
+
+    # -- life
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._tokenizer
+
+    @property
+    def max_context(self) -> int:
+        return self._max_context
+
+    async def start(self) -> None:
+        if self._thread is not None:
+            return
+        self._loop = asyncio.get_running_loop()
+        await self._loop.run_in_executor(self._loader, self._load)
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def _load(self) -> None:
+        settings = self._settings
+        device = resolve_device(settings.device)
+        dtype, reason = resolve_dtype(settings.dtype, device)
+        model, self._tokenizer = self._load_base(
+            settings.base_model, settings.data_dir, dtype, str(device)
+        )
+        end_id = self._tokenizer.eos_token_id
+        own_end = frozenset() if end_id is None else frozenset((end_id,))
+        self._decoder = build_decoder(model, settings.max_context_tokens, own_end)
+        total = settings.kv_cache_tokens // BLOCK_SIZE
+        self._max_context = min(self._decoder.context, total * BLOCK_SIZE)
+        try:
+            self._runner = TorchRunner(self._decoder, total, BLOCK_SIZE)
+        except (RuntimeError, MemoryError) as error:
+            raise BaseModelUnavailable(
+                f"no memory on {device} for a cache of {settings.kv_cache_tokens} tokens: lower "
+                "FRONTDESK_KV_CACHE_TOKENS"
+            ) from error
+        self._scheduler = Scheduler(
+            BlockManager(total),
+            max_running=settings.max_running,
+            max_waiting=settings.max_waiting,
+            prefill_chunk_tokens=settings.prefill_chunk_tokens,
+        )
+        log.info(
+            "engine loaded",
+            model=settings.base_model,
+            device=str(device),
+            dtype=str(dtype).removeprefix("torch."),
+            dtype_reason=reason,
+            max_context=self._max_context,
+        )
+
+    async def close(self) -> None:
+        if self._thread is not None:
+            with self._changed:
+                self._closing = True
+                self._changed.notify()
+            await self._loop.run_in_executor(self._loader, self._thread.join)
+            self._thread = None
+            self._deliver([(reply, reply.stop()) for reply in self._replies.values()])
+        self._loader.shutdown(wait=True)
+
+    # -- adapters
+
+    async def load_adapter(self, name: str, directory: Path) -> None:
+        self._require_running()
+        async with self._adapter_lock:
+            if name in self._adapters:
+                return
+            self._adapters[name] = await self._loop.run_in_executor(
+                self._loader, load_adapter, name, Path(directory), self._decoder
+            )
+
+    async def drop_adapter(self, name: str) -> None:
+        adapter = self._adapters.pop(name, None)
+        if adapter is not None and adapter.users:
+            await self._drops.setdefault(adapter, asyncio.Event()).wait()
+
+    # -- requests
+
+    def submit(self, request: GenerationRequest) -> TorchReplyStream:
+        self._require_running()
+        reply = self._reply(request)
+        with self._changed:
+            self._scheduler.add(reply.sequence)
+            self._replies[request.request_id] = reply
+            self._changed.notify()
+        if reply.sequence.adapter is not None:
+            reply.sequence.adapter.users += 1
+        return TorchReplyStream(reply)
+
+    def _reply(self, request: GenerationRequest) -> Reply:
+        """Check the request and make its reply. Raises RequestRefused."""
+        self._check_prompt(request)
+        adapter = self._adapters.get(request.adapter) if request.adapter is not None else None
+        if request.adapter is not None and adapter is None:
+            raise RequestRefused(f"adapter {request.adapter!r} is not loaded")
+        params = request.sampling
+        room = self._max_context - len(request.prompt_ids)
+        chooser = TokenChooser(params, request.prompt_ids)
+        sequence = Sequence(
+            request.request_id,
+            request.prompt_ids,
+            max_tokens=min(params.max_tokens, room),
+            end_ids=frozenset() if params.ignore_eos else self._decoder.end_ids,
+            namespace=cache_namespace(adapter.uid if adapter else None, request.cache_salt),
+            adapter=adapter,
+            chooser=chooser,
+        )
+        return Reply(
+            sequence,
+            chooser,
+            Detokenizer(self._tokenizer),
+            StopStrings(params.stop),
+            asyncio.Queue(sequence.max_tokens + 1),
+        )
+
+    def _check_prompt(self, request: GenerationRequest) -> None:
+        ids = request.prompt_ids
+        if request.request_id in self._replies:
+            raise RequestRefused(f"request {request.request_id!r} is being answered already")
+        if not ids:
+            raise RequestRefused("the prompt is empty")
+        if len(ids) >= self._max_context:
+            raise RequestRefused(
+                f"the prompt has {len(ids)} tokens and leaves no room for a reply: prompt and "
+                f"reply together may have {self._max_context}"
+            )
+        if min(ids) < 0 or max(ids) >= self._decoder.vocabulary:
+            raise RequestRefused(
+                f"the prompt holds token ids outside 0..{self._decoder.vocabulary - 1}"
+            )
+
+    async def cancel(self, request_id: str) -> None:
+        reply = self._replies.get(request_id)
+        if reply is not None:
+            reply.sequence.cancelled = True
+
+    def stats(self) -> EngineStats:
+        self._require_running()
+        with self._changed:
+            scheduler, blocks = self._scheduler, self._scheduler.blocks
+            return EngineStats(
+                waiting=len(scheduler.waiting),
+                running=len(scheduler.running),
+                blocks_total=blocks.total,
+                blocks_used=blocks.used,
+                blocks_cached=blocks.cached,
+                prefill_tokens_computed=scheduler.prefill_tokens_computed,
+                prefill_tokens_cached=scheduler.prefill_tokens_cached,
+                generated_tokens=scheduler.generated_tokens,
+                preemptions=scheduler.preemptions,
+                evictions=blocks.evictions,
+                last_step_seconds=self._last_step_seconds,
+                adapters=tuple(self._adapters),
+            )
+
+    def _require_running(self) -> None:
+        if self._thread is None or self._closing:
+            raise Overloaded("the engine is not running (not started yet, or closing)")
+
+    # -- the event loop's side of delivery
+
+    def _deliver(self, outputs: Iterable[Output]) -> None:
+        for reply, item in list(outputs):
+            request_id = reply.sequence.request_id
+            if self._replies.get(request_id) is not reply:
+                continue  # has ended already
+            reply.queue.put_nowait(item)
+            if isinstance(item, FrontdeskError) or item.finish_reason is not None:
+                del self._replies[request_id]
+                self._let_go(reply.sequence)
+
+    def _let_go(self, sequence: Sequence) -> None:
+        adapter, sequence.adapter = sequence.adapter, None
+        if adapter is None:
+            return
+        adapter.users -= 1
+        if adapter.users == 0 and adapter in self._drops:
+            self._drops.pop(adapter).set()
+
+    # -- the engine's thread
+
+    def _run(self) -> None:
+        if self._settings.engine_threads:  # OpenMP keeps this number for each calling thread
+            torch.set_num_threads(self._settings.engine_threads)
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing or not self._scheduler.idle)
+                if self._closing:
+                    return
+            started = time.perf_counter()
+            self._post(self._step())
+            self._last_step_seconds = time.perf_counter() - started
+
+    def _post(self, outputs: list[Output]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._deliver, outputs)
+        except RuntimeError:  # the event loop was closed before the engine: nobody reads
+            self._closing = True
+
+    def _step(self) -> list[Output]:
+        """One step; whatever goes wrong in it ends the requests of this step and no others."""
+        step: Step | None = None
+        try:
+            with self._changed:
+                step = self._scheduler.schedule()
+            outputs: list[Output] = [
+                (reply, reply.stop()) for reply in self._replies_of(step.stopped)
+            ]
+            if step.works:
+                tokens, probabilities = self._runner.run(step)
+                outputs += self._commit(step, tokens, probabilities)
+            return outputs
+        except Exception as error:
+            log.exception("engine step failed", requests=self._names(step))
+            return self._fail(step, _as_frontdesk_error(error))
+
+    def _commit(self, step: Step, tokens: list[int], probabilities: list[float]) -> list[Output]:
+        works = step.sampling
+        # NaN is unequal to itself: logits that are not finite, from weights or an adapter gone bad
+        broken = [w.sequence for w, p in zip(works, probabilities, strict=True) if p != p]
+        with self._changed:
+            for sequence in broken:
+                self._scheduler.finish(sequence, None, keep=False)
+            self._scheduler.commit(step, tokens)
+        outputs: list[Output] = [
+            (reply, ModelError("the model computed values that are not finite numbers"))
+            for reply in self._replies_of(broken)
+        ]
+        for work, token in zip(works, tokens, strict=True):
+            reply = self._replies.get(work.sequence.request_id)
+            if work.sequence in broken or reply is None:
+                continue
+            chunk = reply.advance(token)
+            outputs.append((reply, chunk))
+            if chunk.finish_reason is not None and work.sequence.finish_reason is None:
+                with self._changed:  # a stop string: only the text could tell
+                    self._scheduler.finish(work.sequence, chunk.finish_reason)
+        return outputs
+
+    def _fail(self, step: Step | None, error: FrontdeskError) -> list[Output]:
+        with self._changed:
+            if step is None:  # the scheduler itself failed: nothing of its state can be trusted
+                failed = [*self._scheduler.running, *self._scheduler.waiting]
+            else:
+                failed = [work.sequence for work in step.works] + list(step.stopped)
+            for sequence in failed:
+                self._scheduler.finish(sequence, None, keep=False)
+        return [(reply, error) for reply in self._replies_of(failed)]
+
+    def _replies_of(self, sequences: Iterable[Sequence]) -> list[Reply]:
+        found = (self._replies.get(sequence.request_id) for sequence in sequences)
+        return [reply for reply in found if reply is not None]
+
+    def _names(self, step: Step | None) -> list[str]:
+        return [work.sequence.request_id for work in step.works] if step else []
+
+
+def _as_frontdesk_error(error: Exception) -> FrontdeskError:
+    if isinstance(error, FrontdeskError):
+        return error
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return Overloaded("the model's device ran out of memory; try again", retry_after=5.0)
+    return ModelError("the model failed while it wrote this reply; the log says why")
