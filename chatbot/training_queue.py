@@ -9,7 +9,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 from rq import Queue
-from rq.exceptions import DuplicateJobError, NoSuchJobError
+from rq.exceptions import DuplicateJobError, InvalidJobOperation, NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
@@ -54,8 +54,8 @@ class TrainingQueue:
             queue.connection.lrem(queue.intermediate_queue_key, 0, run_id)
             try:
                 Job.fetch(run_id, connection=queue.connection, serializer=SERIALIZER).delete()
-            except NoSuchJobError:
-                return
+            except (NoSuchJobError, InvalidJobOperation):
+                return  # it is gone, perhaps just now
 
     def state(self, run_id: str, stale_seconds: float) -> tuple[bool, bool]:
         """(there is a job, it waits in the queue or was just taken by a trainer that showed life

@@ -274,10 +274,12 @@ class TrainingRuns:
             for row in rows:
                 if self._stale(row):
                     self._abandon(row)
-        run = self.active()
-        if run is None or run.state != "queued":
+            session.flush()
+            waiting = session.scalar(select(TrainingRun).where(TrainingRun.state == "queued"))
+            seen = None if waiting is None else (waiting.id, waiting.heartbeat_at)
+        if seen is None:
             return []
-        return [run.id] if self._requeue(run.id) else []
+        return [seen[0]] if self._requeue(*seen) else []
 
     def _abandon(self, row: TrainingRun) -> None:
         if row.cancel_requested:
@@ -292,22 +294,25 @@ class TrainingRuns:
             row.state = "queued"
             row.heartbeat_at = 0
 
-    def _requeue(self, run_id: str) -> bool:
+    def _requeue(self, run_id: str, checked_at: int) -> bool:
         """Make sure that a job of the queued run waits or is being started; False when one is.
         ``heartbeat_at`` of a queued run is when its job was last seen so: a job between the queue
-        and its trainer's ``begin`` is in neither for a moment."""
+        and its trainer's ``begin`` is in neither for a moment. Whoever moves it on from
+        ``checked_at`` acts; others that looked at the same time leave it to him."""
         present, healthy = self._queue.state(run_id, self._stale_ms / 1000)
         with self._database.exclusive_session("training") as session:
             row = _row(session, run_id)
-            if row.state != "queued":
+            if row.state != "queued" or row.heartbeat_at != checked_at:
                 return False
-            again = not healthy and (not present or self._stale(row))
-            if healthy or again:
-                row.heartbeat_at = now_ms()
-        if again:
+            if not healthy and present and not self._stale(row):
+                return False
+            row.heartbeat_at = now_ms()
+        if healthy:
+            return False
+        if present:
             self._queue.forget(run_id)
-            self._queue.put(run_id)
-        return again
+        self._queue.put(run_id)
+        return True
 
     # -- inside
 
