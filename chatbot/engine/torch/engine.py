@@ -39,6 +39,7 @@ from chatbot.prompt import Tokenizer
 from chatbot.settings import Settings
 
 LoadBase = Callable[[str, Path, torch.dtype, str], tuple[Any, Any]]
+MakeRunner = Callable[[Decoder, int, int], Runner]  # (decoder, blocks, block size)
 Output = tuple[Reply, Chunk | FrontdeskError]
 log = structlog.get_logger(__name__)
 
@@ -49,8 +50,11 @@ class TorchEngine:
     ``load_base(name, data_dir, dtype, device)`` returns a transformers model and its tokenizer.
     """
 
-    def __init__(self, settings: Settings, load_base: LoadBase) -> None:
+    def __init__(
+        self, settings: Settings, load_base: LoadBase, make_runner: MakeRunner = TorchRunner
+    ) -> None:
         self._settings = settings
+        self._make_runner = make_runner
         self._load_base = load_base
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="engine-loader")
         self._adapter_lock = asyncio.Lock()
@@ -98,7 +102,7 @@ class TorchEngine:
         total = settings.kv_cache_tokens // BLOCK_SIZE
         self._max_context = min(self._decoder.context, total * BLOCK_SIZE)
         try:
-            self._runner = TorchRunner(self._decoder, total, BLOCK_SIZE)
+            self._runner = self._make_runner(self._decoder, total, BLOCK_SIZE)
         except (RuntimeError, MemoryError) as error:
             raise BaseModelUnavailable(
                 f"no memory on {device} for a cache of {settings.kv_cache_tokens} tokens: lower "

@@ -1,0 +1,295 @@
+"""The scheduler with a mock model that has no tensors.
+
+The mock keeps a paged cache of its own: each slot holds a fingerprint of everything up to its
+token, namespace included. Before it "computes" a token it checks that every slot before it holds
+what it must, so a block that is shared wrongly, evicted while in use, or not computed is seen at
+once.
+"""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chatbot.engine.torch.blocks import BlockManager
+from chatbot.engine.torch.scheduler import Scheduler, Step
+from chatbot.engine.torch.sequence import Sequence
+from chatbot.errors import EngineBusy, RequestRefused
+
+SIZE = 4
+
+
+def fingerprint(sequence: Sequence, count: int) -> int:
+    return hash((sequence.namespace, tuple(sequence.tokens[:count])))
+
+
+def next_token(sequence: Sequence) -> int:
+    return fingerprint(sequence, len(sequence.tokens)) % 7
+
+
+class MockModel:
+    def __init__(self, blocks: int) -> None:
+        self.slots = [0] * (blocks * SIZE)
+
+    def slot(self, sequence: Sequence, place: int) -> int:
+        return sequence.blocks[place // SIZE] * SIZE + place % SIZE
+
+    def run(self, step: Step) -> list[int]:
+        for block in step.fresh:
+            self.slots[block * SIZE : (block + 1) * SIZE] = [0] * SIZE
+        for work in step.works:
+            sequence = work.sequence
+            for place in range(work.start):
+                held = self.slots[self.slot(sequence, place)]
+                assert held == fingerprint(sequence, place + 1), "a wrong or missing cache entry"
+            for place in range(work.start, work.end):
+                self.slots[self.slot(sequence, place)] = fingerprint(sequence, place + 1)
+        return [next_token(work.sequence) for work in step.sampling]
+
+
+def make(blocks: int = 64, **limits: int) -> Scheduler:
+    given = {"max_running": 4, "max_waiting": 100, "prefill_chunk_tokens": 8} | limits
+    return Scheduler(BlockManager(blocks, SIZE), **given)  # type: ignore[arg-type]
+
+
+def sequence(prompt: list[int], count: int = 5, namespace: str = "a") -> Sequence:
+    return Sequence("r", tuple(prompt), max_tokens=count, namespace=namespace)
+
+
+def expected(asked: Sequence) -> list[int]:
+    """What an undisturbed run of this request alone gives."""
+    alone = sequence(list(asked.prompt), asked.max_tokens, asked.namespace)
+    for _ in range(asked.max_tokens):
+        alone.tokens.append(next_token(alone))
+    return alone.tokens
+
+
+def check_blocks(scheduler: Scheduler) -> None:
+    manager = scheduler.blocks
+    assert manager.empty + manager.cached + manager.used == manager.total
+    held = Counter(block for item in scheduler.running for block in item.blocks)
+    assert all(manager.references(block) == held[block] for block in range(manager.total))
+    assert not any(item.blocks for item in scheduler.waiting)
+    for item in scheduler.running:
+        assert len(item.blocks) == manager.blocks_for(item.computed)
+
+
+def check_fairness(scheduler: Scheduler, step: Step, before: list[Sequence]) -> None:
+    """The written rule; ``before``: the sequences that were decoding before the step."""
+    placed = [work.sequence for work in step.works]
+    assert len(placed) == len(set(map(id, placed)))
+    for item in before:
+        assert item in placed or item in scheduler.waiting or item in step.stopped
+    prefilled = sum(work.end - work.start for work in step.works if not work.decodes)
+    assert prefilled <= scheduler.prefill_chunk_tokens
+    everyone = scheduler.running + scheduler.waiting
+    if everyone:
+        assert min(everyone, key=lambda item: item.arrival) in placed, "the oldest stood still"
+
+
+def advance(scheduler: Scheduler, model: MockModel) -> Step:
+    before = [item for item in scheduler.running if item.decoding]
+    step = scheduler.schedule()
+    check_fairness(scheduler, step, before)
+    scheduler.commit(step, model.run(step))
+    check_blocks(scheduler)
+    return step
+
+
+arrival = st.tuples(
+    st.just("add"),
+    st.lists(st.integers(0, 1), min_size=1, max_size=24),
+    st.integers(1, 12),
+    st.sampled_from("ab"),
+)
+operation = st.one_of(
+    arrival,
+    st.tuples(st.just("step"), st.integers(1, 4)),
+    st.tuples(st.just("cancel"), st.integers(0, 30)),
+    st.tuples(st.just("fail")),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    blocks=st.integers(9, 30),
+    max_running=st.integers(1, 6),
+    chunk=st.integers(4, 20),
+    operations=st.lists(operation, max_size=40),
+)
+def test_random_traffic(
+    blocks: int, max_running: int, chunk: int, operations: list[tuple[object, ...]]
+) -> None:
+    scheduler = make(blocks, max_running=max_running, prefill_chunk_tokens=chunk)
+    model = MockModel(blocks)
+    everyone: list[Sequence] = []
+    failed: list[Sequence] = []
+    for name, *arguments in operations:
+        if name == "add":
+            prompt, count, namespace = arguments
+            everyone.append(sequence(prompt, count, namespace))  # type: ignore[arg-type]
+            scheduler.add(everyone[-1])
+        elif name == "step":
+            for _ in range(arguments[0]):  # type: ignore[call-overload]
+                advance(scheduler, model)
+        elif name == "cancel" and everyone:
+            everyone[arguments[0] % len(everyone)].cancelled = True  # type: ignore[operator]
+        elif name == "fail":  # the model fails in the middle of a step
+            step = scheduler.schedule()
+            for work in step.works:
+                failed.append(work.sequence)
+                scheduler.finish(work.sequence, None, keep=False)
+            check_blocks(scheduler)
+    left = sum(len(item.prompt) + item.max_tokens for item in everyone)
+    for _ in range(2 * left + 10):  # far more than any fair order needs
+        if scheduler.idle:
+            break
+        advance(scheduler, model)
+    assert scheduler.idle
+    assert scheduler.blocks.used == 0
+    for item in everyone:
+        if item in failed:
+            continue
+        if item.finish_reason == "length":
+            assert item.tokens == expected(item)
+        else:
+            assert item.finish_reason == "stopped"
+            assert item.cancelled
+
+
+def test_running_replies_get_a_token_in_every_step_of_a_long_prefill() -> None:
+    scheduler, model = make(prefill_chunk_tokens=8), MockModel(64)
+    talker = sequence([1], count=40)
+    scheduler.add(talker)
+    advance(scheduler, model)
+    scheduler.add(sequence(list(range(80)), count=1))
+    for _ in range(10):
+        generated = talker.generated
+        step = advance(scheduler, model)
+        assert talker.generated == generated + 1
+        assert sum(work.end - work.start for work in step.works if not work.decodes) == 8
+
+
+def test_prompts_advance_while_every_other_place_decodes() -> None:
+    scheduler, model = make(max_running=4), MockModel(64)
+    for index in range(3):
+        scheduler.add(sequence([index], count=40))
+    advance(scheduler, model)
+    late = sequence(list(range(20)), count=1)
+    scheduler.add(late)
+    for _ in range(3):
+        advance(scheduler, model)
+    assert late.finish_reason == "length"
+
+
+def test_the_youngest_is_preempted_and_its_reply_is_unchanged() -> None:
+    scheduler, model = make(blocks=8), MockModel(8)
+    old, young = sequence([1] * 8, count=16), sequence([2] * 8, count=16)
+    scheduler.add(old)
+    scheduler.add(young)
+    while not scheduler.idle:
+        advance(scheduler, model)
+    assert (old.preemptions, young.preemptions) == (0, 1)
+    assert scheduler.preemptions == 1
+    assert old.tokens == expected(old)
+    assert young.tokens == expected(young)
+
+
+def test_a_prefix_that_another_prompt_computes_now_is_computed_once() -> None:
+    scheduler, model = make(prefill_chunk_tokens=64), MockModel(64)
+    shared = list(range(16))
+    for index in range(4):
+        scheduler.add(sequence([*shared, 100 + index], count=2))
+    while not scheduler.idle:
+        advance(scheduler, model)
+    assert scheduler.prefill_tokens_computed == 17 + 3 * 1
+    assert scheduler.prefill_tokens_cached == 3 * 16
+
+
+def test_the_next_turn_prefills_less_than_one_block_beside_the_new_text() -> None:
+    scheduler, model = make(), MockModel(64)
+    for count in range(1, 10):
+        first = sequence([count] * 11, count=count)
+        scheduler.add(first)
+        while not scheduler.idle:
+            advance(scheduler, model)
+        # the last token's own keys and values were never computed: it counts as new
+        known = first.tokens[:-1]
+        second = sequence([*known, 50, 51, 52], count=1)
+        scheduler.add(second)
+        while not scheduler.idle:
+            advance(scheduler, model)
+        assert len(known) - second.cached_tokens < SIZE
+
+
+def test_at_least_one_token_of_a_prompt_is_computed() -> None:
+    scheduler, model = make(), MockModel(64)
+    for expected_cached in (0, 4):
+        again = sequence([7] * 8, count=1)
+        scheduler.add(again)
+        while not scheduler.idle:
+            advance(scheduler, model)
+        assert again.cached_tokens == expected_cached
+
+
+def test_namespaces_never_share() -> None:
+    scheduler, model = make(), MockModel(64)
+    for namespace in ("a", "b"):
+        item = sequence([7] * 20, count=1, namespace=namespace)
+        scheduler.add(item)
+        while not scheduler.idle:
+            advance(scheduler, model)
+        assert item.cached_tokens == 0
+
+
+def test_a_full_queue_refuses_with_an_estimate() -> None:
+    now = [0.0]
+    scheduler = Scheduler(
+        BlockManager(64, SIZE),
+        max_running=1,
+        max_waiting=1,
+        prefill_chunk_tokens=8,
+        clock=lambda: now[0],
+    )
+    model = MockModel(64)
+    for _ in range(2):
+        scheduler.add(sequence([1], count=1))
+    now[0] = 4.0
+    with pytest.raises(EngineBusy) as refused:
+        scheduler.add(sequence([1]))
+    assert refused.value.retry_after == pytest.approx(2.0)  # 4 s of life, 2 alive
+    advance(scheduler, model)
+    scheduler.add(sequence([1], count=1))
+    now[0] = 6.0
+    with pytest.raises(EngineBusy) as refused:
+        scheduler.add(sequence([1]))
+    assert refused.value.retry_after == pytest.approx(2.0)  # the first one lived 4 s
+
+
+def test_a_request_larger_than_the_cache_is_refused() -> None:
+    scheduler = make(blocks=2)
+    with pytest.raises(RequestRefused, match="FRONTDESK_KV_CACHE_TOKENS"):
+        scheduler.add(sequence([1] * 7, count=2))
+
+
+def test_a_cancelled_sequence_is_gone_at_the_next_step() -> None:
+    scheduler, model = make(), MockModel(64)
+    item = sequence([1] * 9, count=50)
+    scheduler.add(item)
+    advance(scheduler, model)
+    assert scheduler.blocks.used > 0
+    item.cancelled = True
+    step = advance(scheduler, model)
+    assert step.stopped == (item,)
+    assert scheduler.blocks.used == 0
+    assert item.finish_reason == "stopped"
+
+
+def test_the_end_token_ends_a_reply() -> None:
+    scheduler, model = make(), MockModel(64)
+    item = sequence([3, 1], count=50)
+    item.end_ids = frozenset(range(7))
+    scheduler.add(item)
+    advance(scheduler, model)
+    assert (item.finish_reason, item.generated) == ("end", 1)
