@@ -1,0 +1,329 @@
+/**
+ * The visitor's side of one site: who they are, which conversation, what is sent and received.
+ * Knows nothing of the page. Several tabs share it through the Store; each has its own socket.
+ */
+import {
+  CLOSE, Connection, HelloError, Outbox, Transcript, httpUrl, messageId, socketUrl,
+} from './client.js';
+import { Store } from './store.js';
+
+const READABLE = new Set(['reply.completed', 'message.created']);
+
+/** A message of the other side, which counts as unread until it was seen. */
+const fromThem = (event) => READABLE.has(event.type) && event.role !== 'visitor' && event.text;
+
+export class Session {
+  #identity = null; // a JWT of the site's own back end
+  #token = null;
+  #fresh = false; // the next hello begins a new conversation
+  #due = []; // frames that wait for the socket (hand-over, rating)
+  #stopping = '';
+  #shown = 0; // events up to here were reported to onMessage
+  #current; // id of the conversation that the transcript holds
+
+  /**
+   * `onChange()` after anything changed; `onMessage(event)` once per new message of either side;
+   * `onError(code, message, retryAfter)` for what concerns no single message.
+   */
+  constructor(site, { onChange, onMessage, onError }) {
+    const store = new Store(site, 'localStorage');
+    const tab = new Store(site, 'sessionStorage');
+    Object.assign(this, { site, store, onChange, onMessage, onError });
+    this.info = store.get('site') ?? { title: '', welcome: '' };
+    this.transcript = new Transcript();
+    this.outbox = new Outbox(tab.get('outbox') ?? [], (entries) => tab.set('outbox', entries));
+    for (const entry of this.outbox.entries) if (entry.error?.retryAt) entry.error = null;
+    this.link = { state: 'idle' };
+    this.connection = new Connection({
+      url: socketUrl('v1/chat'),
+      hello: () => this.#hello(),
+      onFrame: (frame) => this.#receive(frame),
+      onState: (state, detail) => {
+        this.link = { state, ...detail };
+        this.onChange();
+      },
+      onClose: (code) => this.#onClose(code),
+    });
+    store.watch((name, value) => this.#otherTab(name, value));
+  }
+
+  get conversationId() {
+    return this.store.get('conversation');
+  }
+
+  get connected() {
+    return this.link.state === 'open';
+  }
+
+  get stopping() {
+    return this.transcript.live !== null && this.#stopping === this.transcript.live.replyId;
+  }
+
+  /** Connect if there is something to continue: a conversation, a known customer, unsent words. */
+  resume() {
+    if (this.conversationId || this.#identity || this.outbox.entries.length) this.connection.start();
+  }
+
+  /** Connect in any case; begins a conversation when there is none. */
+  connect() {
+    this.connection.start();
+  }
+
+  /** Fetch the site's title and welcome without beginning a conversation. */
+  async greet() {
+    if (this.#token) return;
+    try {
+      await this.#authenticate();
+    } catch (error) {
+      if (error.fatal) this.onError(error.code, error.message, 0);
+    }
+    this.onChange();
+  }
+
+  send(text) {
+    const frame = { type: 'message.send', client_message_id: messageId(), text };
+    this.outbox.add(frame);
+    this.connect();
+    this.connection.sendDue(frame);
+    this.onChange();
+  }
+
+  retry(id) {
+    const entry = this.outbox.retry(id);
+    if (!entry) return;
+    this.connect();
+    this.connection.sendDue(entry.frame);
+    this.onChange();
+  }
+
+  stop() {
+    const live = this.transcript.live;
+    if (!live) return;
+    this.#stopping = live.replyId;
+    this.connection.sendDue({ type: 'reply.stop', reply_id: live.replyId });
+    this.onChange();
+  }
+
+  typing() {
+    this.connection.send({ type: 'typing' });
+  }
+
+  askForPerson() {
+    this.#whenOpen({ type: 'handoff.request' });
+  }
+
+  rate(score, comment) {
+    this.#whenOpen({ type: 'rating.give', score, comment });
+  }
+
+  startNew() {
+    this.#forgetConversation();
+    this.#fresh = true;
+    this.#reconnect();
+  }
+
+  /** Log in as the customer that `jwt` names, or out with null: another visitor, another chat. */
+  identify(jwt) {
+    if (jwt === this.#identity) return;
+    this.#identity = jwt;
+    this.#token = null;
+    if (jwt === null) this.reset();
+    else this.#reconnect();
+  }
+
+  reset() {
+    this.connection.stop();
+    this.#identity = null;
+    this.#token = null;
+    this.store.remove('token', 'visitor');
+    this.#forgetConversation();
+    this.onChange();
+  }
+
+  /** Messages of the other side that were not seen yet. */
+  unread() {
+    const { epoch, offset } = this.store.get('seen') ?? {};
+    const from = epoch === this.transcript.epoch ? (offset ?? 0) : 0;
+    return this.transcript.events.filter((event) => event.offset > from && fromThem(event)).length;
+  }
+
+  markSeen() {
+    const { epoch, offset } = this.transcript;
+    const seen = this.store.get('seen');
+    if (epoch === undefined || (seen?.epoch === epoch && seen.offset >= offset)) return;
+    this.store.set('seen', { epoch, offset });
+  }
+
+  #reconnect() {
+    if (this.connection.state === 'idle' || this.connection.state === 'ended') this.connection.start();
+    else this.connection.restart();
+    this.onChange();
+  }
+
+  #whenOpen(frame) {
+    this.#due.push(frame);
+    this.connect();
+    this.#sendDue();
+  }
+
+  #sendDue() {
+    this.#due = this.#due.filter((frame) => !this.connection.sendDue(frame));
+  }
+
+  #forgetConversation() {
+    this.store.remove('conversation', 'seen');
+    this.outbox.clear();
+    this.#due = [];
+    this.#leaveConversation();
+  }
+
+  #leaveConversation() {
+    this.transcript.reset();
+    this.#current = undefined;
+    this.#stopping = '';
+    this.#shown = 0;
+  }
+
+  async #hello() {
+    if (!this.#token) await this.#authenticate();
+    const hello = { type: 'hello', token: this.#token, conversation_id: this.conversationId };
+    if (this.#fresh) return { ...hello, conversation_id: undefined, new_conversation: true };
+    return { ...hello, ...this.transcript.cursor() };
+  }
+
+  /** One tab at a time, so that two tabs of a new visitor become one visitor, not two. */
+  async #authenticate() {
+    const lock = `frontdesk:${this.site}`;
+    const ask = () => this.#askForToken(this.store.get('token'));
+    // Web Locks exist in secure contexts only
+    const body = await (navigator.locks ? navigator.locks.request(lock, ask) : ask());
+    if (this.store.get('visitor') !== body.visitor_id) {
+      if (this.store.get('visitor') !== undefined) this.#forgetConversation();
+      this.store.set('visitor', body.visitor_id);
+    }
+    this.#token = body.token;
+    this.info = body.site ?? this.info;
+    this.store.set('token', body.token);
+    this.store.set('site', this.info);
+  }
+
+  async #askForToken(known) {
+    const response = await this.#post({
+      site: this.site,
+      visitor_token: known,
+      identity: this.#identity ?? undefined,
+    });
+    if (response.ok) {
+      const body = await response.json();
+      this.store.set('token', body.token); // before the lock is released
+      return body;
+    }
+    if (response.status === 401 && known && !this.#identity) {
+      this.store.remove('token'); // signed with a key that is gone: begin as somebody new
+      return this.#askForToken(undefined);
+    }
+    const { error = {} } = await response.json().catch(() => ({}));
+    const fatal = response.status < 500 && response.status !== 429;
+    throw new HelloError(error.code ?? 'unavailable', error.message ?? 'The chat is not available.', {
+      fatal,
+      retryAfter: Number(response.headers.get('Retry-After') ?? error.retry_after ?? 0),
+    });
+  }
+
+  async #post(body) {
+    try {
+      return await fetch(httpUrl('v1/visitors'), {
+        method: 'POST',
+        headers: { 'Content-Type': 'application/json' },
+        body: JSON.stringify(body),
+        credentials: 'omit',
+        signal: AbortSignal.timeout(10_000),
+      });
+    } catch {
+      throw new HelloError('offline', 'The server cannot be reached.');
+    }
+  }
+
+  #receive(frame) {
+    if (frame.type === 'welcome') this.#welcome(frame);
+    else if (frame.type === 'message.accepted') this.#settle();
+    else if (frame.type === 'error') this.#error(frame);
+    else if (this.transcript.apply(frame) === 'gap') {
+      this.connection.restart();
+      return;
+    }
+    this.#settle();
+    this.#report();
+    this.onChange();
+  }
+
+  #welcome(frame) {
+    this.#current = frame.conversation_id;
+    this.transcript.welcome(frame);
+    if (!frame.recovered) this.#shown = frame.offset; // history is no news
+    this.#fresh = false;
+    if (this.conversationId !== this.#current) this.store.set('conversation', this.#current);
+    this.#settle();
+    for (const entry of this.outbox.unacknowledged()) this.connection.sendDue(entry.frame);
+    this.#sendDue();
+    if (this.stopping) this.stop(); // the wish outlives the socket
+  }
+
+  /** What the log shows is no longer pending, here or as left over by another tab. */
+  #settle() {
+    for (const event of this.transcript.events) {
+      if (event.client_message_id && this.outbox.get(event.client_message_id)) {
+        this.outbox.settle(event.client_message_id);
+      }
+    }
+  }
+
+  #report() {
+    for (const event of this.transcript.events) {
+      if (event.offset <= this.#shown) continue;
+      this.#shown = event.offset;
+      if (READABLE.has(event.type)) this.onMessage(event);
+    }
+  }
+
+  #error({ code, message, retry_after: retryAfter = 0, client_message_id: id }) {
+    if (id) this.#refused(id, code, message, retryAfter);
+    else if (code === 'not_found' && !this.connected && this.conversationId) {
+      this.store.remove('conversation', 'seen'); // erased: unsent words go into a new one
+      this.#leaveConversation();
+      this.connection.restart();
+      return;
+    }
+    this.onError(code, message, retryAfter);
+  }
+
+  /** A message that may be sent again later is, once it is time, unless the visitor was faster. */
+  #refused(id, code, message, retryAfter) {
+    this.outbox.fail(id, code, message, retryAfter ? Date.now() + retryAfter * 1000 : null);
+    if (!retryAfter) return;
+    const error = this.outbox.get(id)?.error;
+    setTimeout(() => {
+      if (error && this.outbox.get(id)?.error === error) this.retry(id);
+    }, retryAfter * 1000);
+  }
+
+  #onClose(code) {
+    if (code === CLOSE.NOT_AUTHENTICATED) this.#token = null;
+    if (code === CLOSE.LOG_RESET) this.transcript.reset();
+    if (code !== CLOSE.TOO_BIG) return;
+    const [first] = this.outbox.unacknowledged(); // sending it again would close again
+    if (first) this.outbox.fail(first.id, 'too_long', 'This message is too long.');
+  }
+
+  #otherTab(name, value) {
+    if (name === 'conversation' && value !== undefined && value !== this.#current) {
+      this.#leaveConversation();
+      this.#token = this.store.get('token') ?? this.#token;
+      this.#reconnect();
+    } else if (name === 'visitor' && value === undefined) {
+      this.reset(); // logged out over there
+    } else if (name === 'seen') {
+      this.onChange();
+    }
+  }
+}

@@ -1,0 +1,261 @@
+/**
+ * A transcript as a list of messages on the page, for the visitor's chat and the agent's desk.
+ *
+ * `listItems` says what is to be seen (plain values), `Messages` keeps the page's elements in
+ * step with it: an element is rebuilt only when its item changed, so that a growing reply costs
+ * one bubble and a screen reader is not told everything again.
+ */
+import { render } from './markdown.js';
+
+const GROUP_MS = 5 * 60_000; // one sender's messages closer than this share name and time
+
+const DAY = new Intl.DateTimeFormat(undefined, { weekday: 'long', day: 'numeric', month: 'long' });
+const CLOCK = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' });
+
+export const clock = (at) => CLOCK.format(at);
+
+function day(at, now = Date.now()) {
+  const name = DAY.format(at);
+  if (name === DAY.format(now)) return 'Today';
+  return name === DAY.format(now - 86_400_000) ? 'Yesterday' : name;
+}
+
+/** What a status change is called, seen by a visitor (`staff` false) or by staff. */
+export function statusLine(event, staff) {
+  const who = event.actor || 'A person';
+  if (staff) return staffStatusLine(event, who);
+  if (event.status === 'human') return `${who} joined the chat`;
+  if (event.status === 'waiting') return 'You are in line for a person';
+  if (event.status === 'closed') return 'This chat has ended';
+  return event.previous === 'closed' ? 'Chat reopened' : 'The assistant is back';
+}
+
+function staffStatusLine(event, who) {
+  const why = event.reason ? ` (${event.reason.replaceAll('_', ' ')})` : '';
+  if (event.status === 'human') return `${who} took over${why}`;
+  if (event.status === 'waiting') return `Waiting for a person${why}`;
+  if (event.status === 'closed') return `Closed by ${who}${why}`;
+  return `Back to the assistant${why}`;
+}
+
+function replyItem(event) {
+  const failed = event.type === 'reply.failed';
+  if (!event.text && !failed) return null; // stopped or handed over before its first word
+  const tags = { stopped: 'Stopped', length: 'Cut short' };
+  return {
+    key: `r:${event.reply_id}`,
+    kind: 'message',
+    from: 'bot',
+    name: 'Assistant',
+    text: event.text || '',
+    at: event.at,
+    tag: failed ? 'This reply could not be finished' : (tags[event.finish_reason] ?? ''),
+    bad: failed,
+    version: event.version,
+  };
+}
+
+function eventItem(event, staff) {
+  const base = { key: `e:${event.offset}`, at: event.at };
+  switch (event.type) {
+    case 'message.created': {
+      const from = event.role;
+      const name = from === 'agent' ? event.author || 'Agent' : 'Visitor';
+      // keyed by the client's id, so that a message keeps its place when it is acknowledged
+      return { ...base, key: `m:${event.client_message_id}`, kind: 'message', from, name, text: event.text };
+    }
+    case 'note.created':
+      return { ...base, key: `m:${event.client_message_id}`, kind: 'message', from: 'note', name: `${event.author} · private note`, text: event.text };
+    case 'reply.completed':
+    case 'reply.failed':
+      return replyItem(event);
+    case 'status.changed':
+      return { ...base, kind: 'line', text: statusLine(event, staff) };
+    case 'rating.given': {
+      const words = event.comment ? `: ${event.comment}` : '';
+      return { ...base, kind: 'line', text: `${staff ? 'Rated' : 'You rated this chat'} ${event.score} of 5${staff ? words : ''}` };
+    }
+    default:
+      return null;
+  }
+}
+
+function pendingItem(entry, connected) {
+  const note = entry.frame.type === 'note.add';
+  const state = entry.error ? 'failed' : connected ? 'Sending…' : 'Waiting for the connection…';
+  return {
+    key: `m:${entry.id}`,
+    kind: 'message',
+    from: note ? 'note' : 'own',
+    name: note ? 'Private note' : '',
+    text: entry.frame.text,
+    at: entry.at,
+    tag: entry.error ? entry.error.message : state,
+    failedId: entry.error ? entry.id : '',
+    pending: true,
+  };
+}
+
+/** Mark days, and which messages stand in a group of one sender. */
+function arrange(items) {
+  const arranged = [];
+  let before = null;
+  for (const item of items) {
+    if (!before || day(before.at) !== day(item.at)) {
+      arranged.push({ key: `d:${day(item.at)}`, kind: 'day', text: day(item.at), at: item.at });
+      before = null;
+    }
+    const joined =
+      item.kind === 'message' &&
+      before?.kind === 'message' &&
+      before.from === item.from &&
+      before.name === item.name &&
+      item.at - before.at < GROUP_MS;
+    if (joined) before.last = false;
+    before = { ...item, first: !joined, last: true };
+    arranged.push(before);
+  }
+  return arranged;
+}
+
+/**
+ * Everything to be seen, in order. `viewer`: `visitor` or `agent`; what the viewer's side wrote
+ * stands on the right. Keys are stable from the first character to the reload.
+ */
+export function listItems(transcript, { viewer, entries = [], connected = true, extra = [] }) {
+  const own = viewer === 'visitor' ? ['visitor'] : ['agent'];
+  const items = transcript.events.map((event) => eventItem(event, viewer === 'agent')).filter(Boolean);
+  for (const entry of entries) items.push({ ...pendingItem(entry, connected), from: entry.frame.type === 'note.add' ? 'note' : own[0] });
+  if (transcript.live?.text) {
+    const { replyId, text, version } = transcript.live;
+    const at = items.at(-1)?.at ?? Date.now();
+    const live = { key: `r:${replyId}`, kind: 'message', from: 'bot', name: 'Assistant', text, at, live: true, version };
+    // a message that is not in the log yet comes after the reply that is being written
+    const pending = items.findIndex((item) => item.pending);
+    if (pending < 0) items.push(live);
+    else items.splice(pending, 0, live);
+  }
+  for (const item of extra) items.push({ at: items.at(-1)?.at ?? Date.now(), ...item });
+  return arrange(items).map((item) => ({ ...item, own: own.includes(item.from) }));
+}
+
+function make(name, className, ...children) {
+  const node = document.createElement(name);
+  if (className) node.className = className;
+  node.append(...children);
+  return node;
+}
+
+/** Words of people are shown as they were typed; those of the bot and of agents are Markdown. */
+function fillText(node, item) {
+  if (item.from === 'visitor' || item.from === 'note') node.replaceChildren(make('p', 'plain', item.text));
+  else node.replaceChildren(render(item.text));
+}
+
+function footer(item, retry) {
+  const foot = make('div', 'foot');
+  if (item.tag) foot.append(make('span', 'tag', item.tag));
+  if (item.failedId) {
+    const button = make('button', 'retry', 'Retry');
+    button.type = 'button';
+    button.addEventListener('click', () => retry(item.failedId));
+    foot.append(button);
+  } else if (item.last && !item.live && !item.pending) {
+    const time = make('time', '', clock(item.at));
+    time.dateTime = new Date(item.at).toISOString();
+    foot.append(time);
+  }
+  return foot;
+}
+
+function messageNode(item, retry) {
+  const node = make('article', `message from-${item.from}`);
+  const flags = { own: item.own, first: item.first, last: item.last, live: item.live, pending: item.pending, failed: item.failedId || item.bad };
+  for (const [flag, on] of Object.entries(flags)) node.classList.toggle(flag, Boolean(on));
+  if (item.live) node.setAttribute('aria-busy', 'true'); // announced once, when it is whole
+  const sender = make('div', item.own ? 'sender hidden' : 'sender', item.own ? 'You' : item.name);
+  if (!item.first) sender.classList.add('hidden');
+  const bubble = make('div', 'bubble');
+  fillText(bubble, item);
+  node.append(sender, bubble, footer(item, retry));
+  return node;
+}
+
+function typingNode(item) {
+  const dots = make('div', 'bubble dots', make('i'), make('i'), make('i'));
+  dots.setAttribute('aria-hidden', 'true');
+  return make('article', 'message from-bot first last typing', dots, make('span', 'hidden', item.text));
+}
+
+function itemNode(item, retry) {
+  if (item.kind === 'message') return messageNode(item, retry);
+  if (item.kind === 'typing') return typingNode(item);
+  return make('div', item.kind, make('span', '', item.text));
+}
+
+/** The elements of one list. `scroller` is the element that scrolls. */
+export class Messages {
+  #nodes = new Map(); // key -> {node, seal}
+
+  constructor(scroller, retry) {
+    this.scroller = scroller;
+    this.retry = retry;
+    this.settled = false; // no entrance animation for what was there on load
+  }
+
+  /** True when the reader stands at the end, give or take a line. */
+  atEnd() {
+    const { scrollTop, scrollHeight, clientHeight } = this.scroller;
+    return scrollHeight - scrollTop - clientHeight < 60;
+  }
+
+  toEnd() {
+    this.scroller.scrollTop = this.scroller.scrollHeight;
+  }
+
+  clear() {
+    this.#nodes.clear();
+    this.scroller.replaceChildren();
+    this.settled = false;
+  }
+
+  /** Show `items`. Keeps the reader at the end if they were there; returns whether. */
+  show(items) {
+    const follow = this.atEnd();
+    const keys = new Set(items.map((item) => item.key));
+    for (const [key, { node }] of this.#nodes) {
+      if (keys.has(key)) continue;
+      node.remove();
+      this.#nodes.delete(key);
+    }
+    let at = this.scroller.firstChild;
+    for (const item of items) {
+      const before = this.#nodes.get(item.key)?.node;
+      const node = this.#node(item);
+      if (at && at === before) at = node; // rebuilt in its place
+      if (node === at) at = at.nextSibling;
+      else this.scroller.insertBefore(node, at);
+    }
+    this.settled = items.length > 0;
+    if (follow) this.toEnd();
+    return follow;
+  }
+
+  #node(item) {
+    const known = this.#nodes.get(item.key);
+    const { text, ...frame } = item;
+    const seal = JSON.stringify(item.kind === 'message' ? frame : item);
+    if (known && known.seal === seal) {
+      if (known.text !== text) {
+        fillText(known.node.querySelector('.bubble'), item);
+        known.text = text;
+      }
+      return known.node;
+    }
+    const node = itemNode(item, this.retry);
+    if (!known && this.settled) node.classList.add('enter');
+    known?.node.replaceWith(node);
+    this.#nodes.set(item.key, { node, seal, text });
+    return node;
+  }
+}
