@@ -1,0 +1,62 @@
+"""Audit: who did what, when and why."""
+
+import json
+
+import pandas as pd
+import streamlit as st
+
+from ui import session
+from ui.answers import AuditItem
+from ui.show import browser_zone, when
+
+CURSORS = "audit_cursors"
+
+
+def page() -> None:
+    st.title("Audit", anchor=False)
+    st.caption(
+        "Every promotion, run, review, exclusion and account change. Nothing is ever removed."
+    )
+    cursors: list[str | int | None] = st.session_state.setdefault(CURSORS, [None])
+    with session.asking():
+        found = session.api().audit(cursors[-1])
+    if not found.items and len(cursors) == 1:
+        st.info("Nothing was done yet.")
+        return
+    _table(found.items)
+    with st.container(horizontal=True):
+        newer = st.button("Newer", icon=":material/chevron_left:", disabled=len(cursors) == 1)
+        older = st.button(
+            "Older", icon=":material/chevron_right:", disabled=found.next_cursor is None
+        )
+    if newer:
+        cursors.pop()
+    elif older:
+        cursors.append(found.next_cursor)
+    if newer or older:
+        st.rerun()
+
+
+def _table(items: list[AuditItem]) -> None:
+    zone = browser_zone()
+    rows = [
+        {
+            "When": when(item.at, zone),
+            "Who": item.actor,
+            "What": item.action,
+            "Of": item.subject,
+            "Why": item.reason or "",
+            "More": json.dumps(item.data, ensure_ascii=False) if item.data else "",
+        }
+        for item in items
+    ]
+    st.dataframe(
+        pd.DataFrame(rows),
+        hide_index=True,
+        height="content",
+        column_config={"Why": st.column_config.TextColumn(width="large")},
+    )
+
+
+if __name__ == "__main__":
+    page()

@@ -1,0 +1,182 @@
+"""Conversations: find them, open one, review it."""
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from ui import conversation_view, session
+from ui.answers import ConversationItem, Page
+from ui.show import STATUS_LABELS, browser_zone, plural, when
+from ui.trail import Trail
+
+PAGE_SIZE = 25
+OPEN = "conversation"  # the query parameter that names the open conversation
+TRAIL = "conversations_trail"
+REVIEWED = {"All": None, "To review": False, "Reviewed": True}
+
+
+def page() -> None:
+    trail: Trail = st.session_state.setdefault(TRAIL, Trail())
+    opened = st.query_params.get(OPEN, "")
+    if not opened:
+        _list(trail)
+        return
+    if not trail.loaded:
+        with session.asking():
+            trail.load(_fetch(trail))
+    target = conversation_view.show(opened, trail, _fetch(trail))
+    if target is not None:
+        if target:
+            st.query_params[OPEN] = target
+        else:
+            st.query_params.clear()
+        st.rerun()
+
+
+def _fetch(trail: Trail) -> Any:
+    def fetch(cursor: str | int | None) -> Page[ConversationItem]:
+        return session.api().conversations(**trail.filters, cursor=cursor, limit=PAGE_SIZE)
+
+    return fetch
+
+
+def _list(trail: Trail) -> None:
+    st.title("Conversations", anchor=False)
+    filters = _filters()
+    if filters != trail.filters:
+        trail.start_over(filters)
+    with session.asking():
+        found = trail.load(_fetch(trail))
+    if not found.items:
+        _nothing(filters, trail)
+        return
+    _table(found.items)
+    _pager(trail, len(found.items))
+
+
+def _filters() -> dict[str, Any]:
+    """The filter widgets; only what is set is in the result."""
+    known = _known_versions()
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        q = st.text_input(
+            "Search", placeholder="Words in the conversation", key="search", width=260,
+            persist_state="session", icon=":material/search:",
+        )  # fmt: skip
+        status = _choice("Status", "status", list(STATUS_LABELS), STATUS_LABELS)
+        site = st.text_input("Site", key="site", width=140, persist_state="session")
+        version = _choice("Version", "version", known, {})
+        rating = _choice("Rating", "rating", [5, 4, 3, 2, 1], {n: "★" * n for n in range(1, 6)})
+        reviewed = st.segmented_control(
+            "Review", list(REVIEWED), key="reviewed", default="All", required=True,
+            persist_state="session",
+        )  # fmt: skip
+    chosen = {
+        "q": (q or "").strip(),
+        "status": status,
+        "site": (site or "").strip(),
+        "version": version,
+        "rating": rating,
+        "reviewed": REVIEWED[reviewed or "All"],
+    }
+    return {name: value for name, value in chosen.items() if value not in (None, "")}
+
+
+def _choice(label: str, key: str, options: list[Any], names: dict[Any, str]) -> Any:
+    return st.selectbox(
+        label,
+        options,
+        index=None,
+        key=key,
+        placeholder="Any",
+        width=150,
+        persist_state="session",
+        format_func=lambda value: names.get(value, str(value)),
+    )
+
+
+def _known_versions() -> list[str]:
+    with session.asking():
+        return [version.id for version in session.api().versions().items]
+
+
+def _nothing(filters: dict[str, Any], trail: Trail) -> None:
+    if filters:
+        st.info("No conversation matches. Take a filter away or search for other words.")
+    elif trail.has_previous_page:
+        st.info("No more conversations here.")
+        trail.start_over(filters)
+    else:
+        st.info(
+            "There are no conversations yet. Put the widget on a page (see *Sites*), write a "
+            "message there, and it appears here within seconds."
+        )
+
+
+def _table(items: list[ConversationItem]) -> None:
+    """The list; a click anywhere in a row opens it. Cells of a table are text, never Markdown."""
+    view = st.session_state.setdefault("conversations_view", 0)
+    state = st.dataframe(
+        _frame(items),
+        key=f"conversations-{view}",
+        hide_index=True,
+        on_select="rerun",
+        selection_mode=["single-row", "single-cell"],
+        row_height=40,
+        column_config={
+            "First message": st.column_config.TextColumn(width="large"),
+            "Messages": st.column_config.NumberColumn(width="small"),
+            "Reviewed": st.column_config.CheckboxColumn(width="small"),
+            "Status": st.column_config.TextColumn(width="small"),
+            "Rating": st.column_config.TextColumn(width="small"),
+        },
+        alt="List of conversations. Select a row to open it.",
+    )
+    chosen = _chosen_row(state["selection"])
+    if chosen is not None and chosen < len(items):
+        # a new key: coming back to the list must not open the same row again
+        st.session_state["conversations_view"] = view + 1
+        st.query_params[OPEN] = items[chosen].id
+        st.rerun()
+
+
+def _chosen_row(selection: Any) -> int | None:
+    rows = [*selection.get("rows", []), *(row for row, _ in selection.get("cells", []))]
+    return int(rows[0]) if rows else None
+
+
+def _frame(items: list[ConversationItem]) -> pd.DataFrame:
+    zone = browser_zone()
+    return pd.DataFrame(
+        {
+            "First message": [item.preview or "(nothing written yet)" for item in items],
+            "Status": [STATUS_LABELS.get(item.status, item.status) for item in items],
+            "Last activity": [when(item.updated_at, zone) for item in items],
+            "Site": [item.site for item in items],
+            "Messages": [item.messages for item in items],
+            "Rating": ["★" * item.score if item.score else "" for item in items],
+            "Reviewed": [item.reviewed for item in items],
+            "Training": ["excluded" if item.excluded else "" for item in items],
+            "Versions": [", ".join(item.versions) for item in items],
+        }
+    )
+
+
+def _pager(trail: Trail, shown: int) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        newer = st.button(
+            "Newer", icon=":material/chevron_left:", disabled=not trail.has_previous_page
+        )
+        older = st.button(
+            "Older", icon=":material/chevron_right:", disabled=not trail.has_next_page
+        )
+        st.caption(
+            f"Page {len(trail.cursors)}, {plural(shown, 'conversation')}. Click a row to open it."
+        )
+    if newer or older:
+        trail.turn(forward=older)
+        st.rerun()
+
+
+if __name__ == "__main__":
+    page()

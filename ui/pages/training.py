@@ -1,0 +1,205 @@
+"""Training: what the next run would use, start it, watch it, and what became of the others.
+
+Everything shown of a run is read from the server, so a reload shows it going on.
+"""
+
+import secrets
+import time
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from ui import session
+from ui.answers import Preview, Run
+from ui.api import ApiError
+from ui.run_view import follow
+from ui.show import browser_zone, duration, number, plural, when
+
+REQUEST = "training_request_id"
+NOTICE = "training_notice"
+IDLE_SECONDS, ACTIVE_SECONDS = 10, 2
+EPOCHS, LEARNING_RATE, RANK = 1.0, 1e-3, 16
+
+
+def page() -> None:
+    st.title("Training", anchor=False)
+    if notice := st.session_state.pop(NOTICE, ""):
+        st.info(notice)
+    with session.asking():
+        runs = session.api().runs()
+    active = next((run for run in runs if run.active), None)
+    _watch(active)
+    with st.spinner("Reading the transcripts and reviews ..."), session.asking():
+        preview = session.api().training_preview()
+    left, right = st.columns([1.6, 1], gap="large")
+    with left:
+        _next_run(preview)
+    with right:
+        _start(active, preview)
+    _history(runs)
+
+
+def _watch(active: Run | None) -> None:
+    """The active run, refreshed by itself. Also notices a run that somebody else starts."""
+    every = ACTIVE_SECONDS if active else IDLE_SECONDS
+    st.fragment(_watch_once, run_every=every)(active, time.monotonic())
+
+
+def _watch_once(active: Run | None, drawn_at: float) -> None:
+    """``active`` is what the whole page was drawn with, ``drawn_at`` (seconds) when: the first
+    call belongs to that drawing, later ones ask the server again."""
+    run = active
+    if time.monotonic() - drawn_at > 1.0:
+        try:
+            run = session.api().run(active.id) if active else session.api().overview().active_run
+        except ApiError as error:
+            session.end_if_logged_out(error)
+            session.show_error(error)
+            return
+        if (run is not None and run.active) != (active is not None):
+            st.rerun(scope="app")  # it began or ended: the whole page looks different now
+    if run is not None:
+        follow(run)
+
+
+def _next_run(preview: Preview) -> None:
+    st.subheader("What the next run would learn from", anchor=False)
+    _counts(preview)
+    _redaction(preview)
+    st.caption(f"Fingerprint of this data: `{preview.fingerprint[:16]}`")
+
+
+def _counts(preview: Preview) -> None:
+    with st.container(horizontal=True):
+        st.metric("Dialogues", number(preview.dialogues), border=True)
+        st.metric("From the file", number(preview.from_file), border=True)
+        st.metric("From reviews", number(preview.from_reviews), border=True)
+        st.metric("Corrections", number(preview.corrections), border=True)
+        st.metric("Excluded", number(preview.excluded), border=True)
+        st.metric("Tokens", number(preview.tokens), border=True)
+
+
+def _redaction(preview: Preview) -> None:
+    found = {kind: n for kind, n in preview.redaction.counts.items() if n}
+    if not found:
+        st.caption("No personal data was found in it.")
+        return
+    st.caption("Personal data that is replaced before anything is learned")
+    with st.container(horizontal=True):
+        for kind, count in sorted(found.items(), key=lambda pair: -pair[1]):
+            st.badge(f"{kind} {count:,}", color="orange")
+    if preview.redaction.examples:
+        with st.expander(plural(len(preview.redaction.examples), "example"), expanded=True):
+            frame = pd.DataFrame([example.model_dump() for example in preview.redaction.examples])
+            st.dataframe(
+                frame,
+                hide_index=True,
+                column_config={
+                    "before": st.column_config.TextColumn("Before", width="large"),
+                    "after": st.column_config.TextColumn("What is learned", width="large"),
+                },
+            )
+
+
+def _start(active: Run | None, preview: Preview) -> None:
+    st.subheader("Start a run", anchor=False)
+    if not session.may("admin"):
+        st.info("Administrators start training runs. Your corrections are part of the next one.")
+        return
+    if active is not None:
+        st.info("A run is going on (see above). The next one can start when it has ended.")
+        return
+    if not preview.can_start:
+        st.warning("A run cannot start now.")
+        st.text(preview.reason or "The server gave no reason.")
+        return
+    # One id per view of this form. The form's key holds it, so that a second click, which was
+    # meant for a form that is gone, starts nothing; the server makes one run of one id.
+    request_id = st.session_state.setdefault(REQUEST, secrets.token_urlsafe(16))
+    settings = _form(request_id)
+    if settings is not None:
+        _send(request_id, settings)
+
+
+def _form(request_id: str) -> dict[str, Any] | None:
+    """The settings, once they are submitted."""
+    with st.form(f"start-{request_id}"):
+        epochs = st.number_input("Epochs", 0.1, 20.0, EPOCHS, 0.5, help="Passes over the data.")
+        promote = st.checkbox(
+            "Promote by itself if the report passes the promotion rule",
+            help="Otherwise the version waits as a candidate on the page Models.",
+        )
+        with st.expander("More settings"):
+            rate = st.number_input("Learning rate", 1e-6, 1e-1, LEARNING_RATE, 1e-4, format="%.6f")
+            rank = st.number_input("LoRA rank", 1, 256, RANK, help="Size of the adapter.")
+            limit = st.number_input(
+                "Most dialogues", 1, None, None, placeholder="all", help="For a quick trial."
+            )
+            steps = st.number_input(
+                "Most steps", 1, None, None, placeholder="no limit", help="For a quick trial."
+            )
+        submitted = st.form_submit_button(
+            "Start training", type="primary", icon=":material/play_arrow:", width="stretch"
+        )
+    if not submitted:
+        return None
+    return {
+        "epochs": epochs,
+        "learning_rate": rate,
+        "rank": int(rank),
+        "limit": limit,
+        "max_steps": steps,
+        "auto_promote": promote,
+    }
+
+
+def _send(request_id: str, settings: dict[str, Any]) -> None:
+    try:
+        session.api().start_run(request_id, settings)
+    except ApiError as error:
+        session.end_if_logged_out(error)
+        if error.code != "run_active":
+            session.show_error(error)
+            return
+        st.session_state[NOTICE] = "A run was going on already; no second one was started."
+    st.session_state.pop(REQUEST, None)
+    st.rerun()
+
+
+def _history(runs: list[Run]) -> None:
+    st.subheader("Runs so far", anchor=False)
+    ended = [run for run in runs if not run.active]
+    if not ended:
+        st.info("No run has ended yet. When one has, its outcome is listed here.")
+        return
+    zone = browser_zone()
+    rows = [
+        {
+            "State": run.state,
+            "Started": when(run.started_at or run.created_at, zone),
+            "Took": duration((run.ended_at - run.started_at) / 1000)
+            if run.ended_at and run.started_at
+            else "–",
+            "By": run.requested_by,
+            "Steps": f"{run.step} of {run.total_steps}",
+            "Loss": number(run.loss, 3),
+            "Version": run.version_id or "",
+            "Error": run.error or "",
+            "Run": run.id,
+        }
+        for run in ended
+    ]
+    st.dataframe(
+        pd.DataFrame(rows),
+        hide_index=True,
+        column_config={"Error": st.column_config.TextColumn(width="large")},
+    )
+    failed = next((run for run in ended if run.state == "failed"), None)
+    if failed is not None and failed is ended[0]:
+        st.error("The last run failed.")
+        st.text(failed.error or "The server gave no reason; the trainer's log says more.")
+
+
+if __name__ == "__main__":
+    page()

@@ -1,0 +1,79 @@
+"""How values look in the console: times, durations, numbers, states. No I/O."""
+
+import time
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import streamlit as st
+
+STATUS_LABELS = {"bot": "Bot", "waiting": "Waiting", "human": "With a person", "closed": "Closed"}
+RUN_COLORS = {
+    "queued": "gray",
+    "running": "blue",
+    "completed": "green",
+    "failed": "red",
+    "cancelled": "orange",
+}
+VERSION_COLORS = {"candidate": "blue", "live": "green", "retired": "gray"}
+
+
+def browser_zone() -> ZoneInfo:
+    """Time zone of who looks at the page; UTC when the browser did not say."""
+    try:
+        return ZoneInfo(st.context.timezone or "UTC")
+    except (ZoneInfoNotFoundError, ValueError):
+        return ZoneInfo("UTC")
+
+
+def when(milliseconds: int | None, zone: ZoneInfo | None = None) -> str:
+    """Unix milliseconds as a date and time in the browser's time zone; "" for None."""
+    if milliseconds is None:
+        return ""
+    at = datetime.fromtimestamp(milliseconds / 1000, UTC).astimezone(zone or browser_zone())
+    return at.strftime("%d %b %Y %H:%M").lstrip("0")
+
+
+def ago(milliseconds: int | None, now: float | None = None) -> str:
+    """How long ago, roughly: "just now", "5 min ago", "3 days ago"; "" for None."""
+    if milliseconds is None:
+        return ""
+    seconds = max(0.0, (time.time() if now is None else now) - milliseconds / 1000)
+    if seconds < 60:
+        return "just now"
+    for size, name in ((86400, "day"), (3600, "hour")):
+        count = int(seconds // size)
+        if count:
+            return f"{count} {name}{'s' if count > 1 else ''} ago"
+    return f"{int(seconds // 60)} min ago"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as "45 s", "12 min 5 s" or "2 h 3 min"; "–" for None."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def number(value: float | int | None, digits: int = 2) -> str:
+    """A number with thousands separated; whole numbers without a fraction; "–" for None."""
+    if value is None:
+        return "–"
+    if isinstance(value, int) or (digits == 0):
+        return f"{value:,.0f}"
+    return f"{value:,.{digits}f}"
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """ "1 dialogue", "1,200 dialogues"."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def escaped(text: str) -> str:
+    """``text`` such that Markdown shows it as it is. For labels, where only Markdown goes;
+    whole texts of visitors and models go through ``st.text``."""
+    return "".join(f"\\{c}" if c in "\\`*_{}[]()<>#+-.!|$~:" else c for c in text)
