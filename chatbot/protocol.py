@@ -189,7 +189,7 @@ _VISITOR_FIELDS: dict[str, frozenset[str]] = {
     "message.created": _EVENT | {"role", "text", "client_message_id", "author"},
     "reply.completed": _EVENT | {"reply_id", "text", "finish_reason", "version"},
     "reply.failed": _EVENT | {"reply_id", "text"},
-    "status.changed": _EVENT | {"status", "previous", "reason", "actor"},
+    "status.changed": _EVENT | {"status", "previous", "reason", "actor", "agent"},
     "rating.given": _EVENT | {"score", "comment"},
 }
 

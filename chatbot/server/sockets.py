@@ -1,0 +1,213 @@
+"""What every websocket of the server does the same way: bounded sends, a deadline for hello,
+the mapping of exceptions to close codes, and a clean end when the server stops.
+
+Text of an unexpected exception never reaches the peer: it is logged, and the socket closes with
+1011 and an empty reason (RFC 6455 section 7.4.1).
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar, cast
+
+import structlog
+from fastapi import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocketDisconnected
+
+from chatbot import protocol
+from chatbot.errors import (
+    AccessError,
+    FrontdeskError,
+    NotAuthenticated,
+    NotFound,
+    Overloaded,
+    ProtocolViolation,
+    StorageFull,
+    StoreUnavailable,
+)
+from chatbot.protocol import CloseCode
+from chatbot.server.follow import LogReset
+from chatbot.server.limits import FrameBudget, SocketLimits
+from chatbot.server.state import Room
+
+log = structlog.get_logger()
+Read = TypeVar("Read")
+
+_CLOSE_CODES: tuple[tuple[type[FrontdeskError], CloseCode], ...] = (
+    (ProtocolViolation, CloseCode.PROTOCOL),
+    (NotAuthenticated, CloseCode.NOT_AUTHENTICATED),
+    (AccessError, CloseCode.NOT_ALLOWED),
+    (NotFound, CloseCode.LOG_RESET),  # reconnect without the conversation's id
+    (LogReset, CloseCode.LOG_RESET),
+    (Overloaded, CloseCode.RATE_LIMITED),
+    (StoreUnavailable, CloseCode.TRY_AGAIN_LATER),
+    (StorageFull, CloseCode.TRY_AGAIN_LATER),
+)
+
+
+class Gone(Exception):
+    """The peer closed the socket, or the connection broke."""
+
+
+class MustClose(Exception):
+    """Our side ends the socket with ``code``; there is nothing more to say."""
+
+    def __init__(self, code: CloseCode) -> None:
+        super().__init__(code.name)
+        self.code = code
+
+
+class Peer:
+    """One accepted socket. ``send`` may be called by several tasks at once."""
+
+    def __init__(self, websocket: WebSocket, room: Room, kind: str) -> None:
+        self.room = room
+        self.origin: str | None = websocket.headers.get("origin")
+        self.host: str = websocket.headers.get("host", "")
+        self.expires_at: float | None = None  # Unix seconds; when the token of hello ends
+        self._websocket = websocket
+        self._kind = kind
+        limits = room.limits
+        self._budget = FrameBudget(limits.frames_per_second, limits.frame_burst)
+
+    async def receive(self) -> str:
+        """The next frame's text.
+
+        Raises:
+            Gone
+            MustClose: the frame is too large, or there are too many.
+            ProtocolViolation: a binary frame.
+            NotAuthenticated: the token has expired since hello.
+        """
+        message = await self._websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise Gone
+        if not self._budget.take():
+            raise MustClose(CloseCode.RATE_LIMITED)
+        text, data = message.get("text"), message.get("bytes")
+        size = len(data) if text is None else len(text.encode("utf-8", "surrogatepass"))
+        if size > self.room.services.settings.max_frame_bytes:
+            raise MustClose(CloseCode.TOO_BIG)
+        if text is None:
+            raise ProtocolViolation("binary frames are not part of this protocol: send text")
+        if self.expires_at is not None and time.time() >= self.expires_at:
+            raise NotAuthenticated("the token has expired: get a new one and reconnect")
+        return cast(str, text)
+
+    async def hello(self) -> str:
+        """The first frame's text.
+
+        Raises:
+            MustClose: it did not come in time. Else as :meth:`receive`.
+        """
+        try:
+            async with asyncio.timeout(self.room.limits.hello_timeout):
+                return await self.receive()
+        except TimeoutError:
+            raise MustClose(CloseCode.HELLO_TIMEOUT) from None
+
+    async def send(self, frame: dict[str, Any]) -> None:
+        """Send one frame. The server keeps no queue: when the peer does not read, the socket's
+        buffer fills and this waits.
+
+        Raises:
+            Gone
+            MustClose: the peer did not read for ``send_timeout`` seconds.
+        """
+        try:
+            async with asyncio.timeout(self.room.limits.send_timeout):
+                await self._websocket.send_text(protocol.encode(frame))
+        except TimeoutError:
+            raise MustClose(CloseCode.SLOW_READER) from None
+        except (WebSocketDisconnect, WebSocketDisconnected) as error:
+            raise Gone from error
+        self.room.metrics.frame_sent(self._kind, frame)
+
+    async def close(self, code: CloseCode) -> None:
+        """Close with an empty reason; a peer that does not read is not waited for."""
+        self.room.metrics.socket_closed(self._kind, code)
+        try:
+            async with asyncio.timeout(self.room.limits.close_timeout):
+                await self._websocket.close(code)
+        except (TimeoutError, WebSocketDisconnect, WebSocketDisconnected):
+            log.debug("socket.close_not_sent", code=int(code))
+
+
+async def first_of(*jobs: Coroutine[Any, Any, None]) -> None:
+    """Run until the first job ends; cancel the others, wait for them, and raise its exception."""
+    tasks = [asyncio.create_task(job) for job in jobs]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+async def read_log(limits: SocketLimits, read: Callable[[], Awaitable[Read]]) -> Read:
+    """Read, and wait for a store that is away for a moment.
+
+    Raises:
+        StoreUnavailable: it stayed away. Whatever else ``read`` raises.
+    """
+    for pause in limits.store_retries:
+        try:
+            return await read()
+        except StoreUnavailable:
+            await asyncio.sleep(pause)
+    return await read()
+
+
+def close_code(problem: FrontdeskError) -> CloseCode:
+    """The code that a socket closes with when it cannot go on because of ``problem``."""
+    for kind, code in _CLOSE_CODES:
+        if isinstance(problem, kind):
+            return code
+    return CloseCode.INTERNAL
+
+
+async def run_socket(
+    websocket: WebSocket, kind: str, session: Callable[[Peer], Awaitable[None]]
+) -> None:
+    """Accept the socket, run ``session`` and close with the code that its end calls for."""
+    room: Room = websocket.app.state.room
+    await websocket.accept()
+    peer = Peer(websocket, room, kind)
+
+    async def converse() -> None:
+        await session(peer)
+
+    with room.metrics.open_socket(kind), room.open_socket():
+        try:
+            await first_of(converse(), _until_stopping(room))
+        except Gone:
+            return
+        except MustClose as end:
+            await peer.close(end.code)
+        except FrontdeskError as problem:
+            await _end_with(peer, problem)
+        except Exception:
+            log.exception("socket.failed", kind=kind)
+            room.metrics.error("internal")
+            await peer.close(CloseCode.INTERNAL)
+
+
+async def _until_stopping(room: Room) -> None:
+    await room.stopping.wait()
+    raise MustClose(CloseCode.GOING_AWAY)
+
+
+async def _end_with(peer: Peer, problem: FrontdeskError) -> None:
+    code = close_code(problem)
+    if code is CloseCode.INTERNAL:
+        log.error("socket.failed", code=problem.code, error=str(problem))
+    else:
+        log.info("socket.refused", code=problem.code, error=str(problem))
+        try:
+            await peer.send(protocol.error_of(problem))
+        except (Gone, MustClose):
+            return
+    await peer.close(code)
