@@ -16,10 +16,11 @@ ReplyEnd = Literal["end", "length", "stopped", "handoff"]
 
 EventType = Literal[
     "message.created",  # {role: visitor|agent, text, client_message_id, author}
-    # {reply_id, text, finish_reason: ReplyEnd, version, usage, confidence, seconds}
+    # {reply_id, text, finish_reason: ReplyEnd, version, upto, usage, confidence, seconds};
+    # ``upto``: the reply answers the log up to this offset (later messages were not yet read)
     "reply.completed",
-    "reply.failed",  # {reply_id, text (what was shown), version, reason}
-    "status.changed",  # {status, previous, reason, actor}
+    "reply.failed",  # {reply_id, text (what was shown), version, upto, reason}
+    "status.changed",  # {status, previous, reason, actor, agent (who holds it now, or "")}
     "rating.given",  # {score 1..5, comment}
     "note.created",  # {text, author, client_message_id}; staff only
 ]
@@ -55,6 +56,7 @@ class Head:
     pinned_version: str  # playground: the version that answers; "" means the live one
     created_at: int  # Unix ms
     updated_at: int  # Unix ms
+    recorded: int = 0  # the record has the events up to this offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +88,4 @@ class Lease:
     streamed: str  # text that an earlier attempt already streamed: continue after it
     upto: int  # the reply answers the log up to this offset
     job_id: str
+    waited: float = 0.0  # seconds since the job was enqueued, by the store's clock

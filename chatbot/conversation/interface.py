@@ -25,7 +25,8 @@ DeltaOutcome = Literal["written", "lost"]  # lost: stopped, handed over, or the 
 @dataclass(frozen=True, slots=True)
 class Catchup:
     """What a reader gets. ``recovered``: ``events`` are exactly those after its offset; otherwise
-    they are the whole log (the epoch differs, or the offset is not in this log)."""
+    they are the whole log (the epoch differs, or the offset is not in this log). The head's epoch
+    may be a newer one also when ``recovered``: the reader keeps that."""
 
     head: Head
     recovered: bool
@@ -131,7 +132,12 @@ class ConversationLog(Protocol):
         ...
 
     async def append_delta(self, lease: Lease, from_char: int, text: str) -> DeltaOutcome:
-        """Stream ``text`` at code point ``from_char``, and renew the lease."""
+        """Stream ``text`` at code point ``from_char``, and renew the lease. The same call again
+        changes nothing.
+
+        Raises:
+            Conflict: the reply has another length; ``data["length"]`` is it, in code points.
+        """
         ...
 
     async def renew(self, lease: Lease) -> DeltaOutcome: ...
@@ -148,7 +154,11 @@ class ConversationLog(Protocol):
         seconds: float,
     ) -> DeltaOutcome:
         """Append ``reply.completed``, end the job, and enqueue the next one when messages came
-        in meanwhile."""
+        in meanwhile. For ``end`` and ``length`` only: the store itself ends the others.
+
+        Raises:
+            Conflict: ``text`` is not what was streamed.
+        """
         ...
 
     async def fail_reply(self, lease: Lease, *, version: str, reason: str) -> DeltaOutcome:
@@ -170,4 +180,7 @@ class ConversationLog(Protocol):
         """Conversations with events that the record lacks, with the last offset of each."""
         ...
 
-    async def mark_recorded(self, conversation_id: ConversationId, offset: int) -> None: ...
+    async def mark_recorded(self, conversation_id: ConversationId, offset: int, epoch: str) -> None:
+        """The record has the events of this epoch up to ``offset``. Of another epoch than the
+        log's: ignored, since what was recorded is not what the log holds now."""
+        ...

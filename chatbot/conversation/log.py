@@ -1,0 +1,412 @@
+"""The conversation log on Redis (or Valkey). What is kept where: docs/architecture.md; why it is
+so: docs/decisions/0004-conversation-log.md. Every write is one Lua script on one conversation.
+"""
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any, Literal, cast
+
+from redis.asyncio import Redis
+
+from chatbot.conversation import changes, keys, rules
+from chatbot.conversation.archive import Archive
+from chatbot.conversation.events import (
+    Accepted,
+    ConversationId,
+    Event,
+    Head,
+    Lease,
+    LiveReply,
+    ReplyEnd,
+    ReplyId,
+    Status,
+    VisitorId,
+)
+from chatbot.conversation.interface import Catchup, DeltaOutcome
+from chatbot.conversation.jobs import Job, JobStreams
+from chatbot.conversation.restore import Restorer
+from chatbot.conversation.store import Scripts, as_text, store_errors
+from chatbot.errors import Conflict, InputError, NotFound, StoreUnavailable
+
+TRIES = 8  # of a step that another process may get in the way of
+
+
+class RedisLog:
+    """:class:`chatbot.conversation.interface.ConversationLog` on Redis 7 or later, or Valkey.
+
+    Args:
+        redis: any client, also a RedisCluster; stays the caller's.
+        archive: the record, from which conversations that the store lost are restored.
+        lease_seconds: a worker that is silent this long loses its reply.
+        max_attempts: leases of one reply before it fails.
+    """
+
+    def __init__(
+        self, redis: Redis, archive: Archive | None, lease_seconds: float, max_attempts: int
+    ) -> None:
+        self._redis = redis
+        self._scripts = Scripts(redis)
+        self._restorer = Restorer(self._scripts, archive)
+        self._jobs = JobStreams(redis, self._scripts, lease_seconds)
+        self._lease_seconds = lease_seconds
+        self._max_attempts = max_attempts
+
+    async def _run(
+        self, script: str, conversation_id: ConversationId, *args: str | int
+    ) -> list[Any]:
+        """Run a script of one conversation; restore the conversation first when it must be.
+
+        Raises:
+            NotFound: neither the store nor the record has it.
+        """
+        names = keys.keys_of(conversation_id).as_list()
+        for _ in range(TRIES):
+            reply = await self._scripts.run(script, names, *args)
+            if reply[0] == "missing":
+                await self._restorer.restore(conversation_id)
+            elif reply[0] == "check":
+                await self._restorer.check(conversation_id)
+            else:
+                return reply
+        raise StoreUnavailable("the conversation store keeps losing this conversation: try again")
+
+    # -- conversations
+
+    async def create(
+        self,
+        conversation_id: ConversationId,
+        *,
+        site: str,
+        visitor: VisitorId,
+        kind: Literal["chat", "playground"] = "chat",
+        pinned_version: str = "",
+    ) -> Head:
+        existing = await self._restorer.known(conversation_id)
+        if existing:
+            found = await self.head(conversation_id)
+            if found is not None:
+                return found
+        reply = await self._run(
+            "create",
+            conversation_id,
+            conversation_id,
+            _random(),
+            site,
+            visitor,
+            kind,
+            pinned_version,
+        )
+        return _head(reply[1])
+
+    async def head(self, conversation_id: ConversationId) -> Head | None:
+        try:
+            reply = await self._run("read", conversation_id, "head", "", -1)
+        except NotFound:
+            return None
+        return _head(reply[1])
+
+    async def catch_up(
+        self, conversation_id: ConversationId, epoch: str | None, offset: int | None
+    ) -> Catchup:
+        cursor = -1 if epoch is None or offset is None else offset
+        reply = await self._run("read", conversation_id, "all", epoch or "", cursor)
+        _, head, recovered, events, live = reply
+        return Catchup(
+            head=_head(head),
+            recovered=recovered == 1,
+            events=[_event(*pair) for pair in zip(events[::2], events[1::2], strict=True)],
+            live=LiveReply(ReplyId(live[0]), live[1], live[2]) if live else None,
+        )
+
+    async def read(self, conversation_id: ConversationId, after: int = 0) -> list[Event]:
+        """Events with an offset above ``after``. Raises NotFound."""
+        catchup = await self.catch_up(conversation_id, None, None)
+        return [event for event in catchup.events if event.offset > after]
+
+    async def open_conversations(
+        self, sites: Iterable[str] | None = None, limit: int = 200
+    ) -> list[Head]:
+        wanted = None if sites is None else set(sites)
+        take = limit
+        while True:
+            newest = await self._lanes(keys.OPEN, take)
+            newest.sort(key=lambda item: item[1], reverse=True)
+            heads = await self._heads([cid for cid, _ in newest[:take]])
+            found = [head for head in heads if wanted is None or head.site in wanted]
+            if len(found) >= limit or len(newest) < take:
+                return found[:limit]
+            take *= 4
+
+    async def _lanes(
+        self, template: str, limit: int, newest: bool = True
+    ) -> list[tuple[ConversationId, int]]:
+        """Members of a lane's sorted set with their scores, up to ``limit`` of each lane."""
+        with store_errors():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for name in keys.lane_keys(template):
+                    pipe.zrange(name, 0, limit - 1, desc=newest, withscores=True)
+                lanes = await pipe.execute()
+        return [
+            (ConversationId(as_text(member)), int(score))
+            for lane in lanes
+            for member, score in lane
+        ]
+
+    async def _heads(self, conversation_ids: list[ConversationId]) -> list[Head]:
+        with store_errors():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for conversation_id in conversation_ids:
+                    pipe.hgetall(keys.keys_of(conversation_id).head)
+                found = await pipe.execute()
+        decoded = [{as_text(k): as_text(v) for k, v in fields.items()} for fields in found]
+        return [_head_of(fields) for fields in decoded if fields]
+
+    # -- writing
+
+    async def append_message(
+        self,
+        conversation_id: ConversationId,
+        *,
+        role: Literal["visitor", "agent"],
+        text: str,
+        client_message_id: str,
+        author: str,
+    ) -> Accepted:
+        data = {
+            "role": role,
+            "text": text,
+            "client_message_id": client_message_id,
+            "author": author,
+        }
+        return await self._append(
+            conversation_id, "message.created", role, data, client_message_id, author
+        )
+
+    async def append_note(
+        self, conversation_id: ConversationId, *, text: str, author: str, client_message_id: str
+    ) -> Accepted:
+        data = {"text": text, "author": author, "client_message_id": client_message_id}
+        return await self._append(
+            conversation_id, "note.created", "note", data, client_message_id, author
+        )
+
+    async def give_rating(
+        self, conversation_id: ConversationId, *, score: int, comment: str
+    ) -> int:
+        """Append the visitor's rating (1 to 5; the last one counts) and return its offset."""
+        if not 1 <= score <= 5:
+            raise InputError(f"score={score} is out of range: 1 to 5")
+        data = {"score": score, "comment": comment}
+        accepted = await self._append(conversation_id, "rating.given", "rating", data, "", "")
+        return accepted.offset
+
+    async def _append(
+        self,
+        conversation_id: ConversationId,
+        kind: str,
+        role: str,
+        data: Mapping[str, Any],
+        client_id: str,
+        author: str,
+    ) -> Accepted:
+        field = keys.ID_FIELD.format(role=role, client_id=client_id) if client_id else ""
+        reply = await self._run(
+            "append", conversation_id, kind, role, field, _json(data), author, _random()
+        )
+        if reply[0] == "conflict":
+            held = f"held by {reply[2]}" if reply[2] else reply[1]
+            raise Conflict(f"{author} does not hold this conversation (it is {held})")
+        return Accepted(int(reply[1]), reply[2] == 1)
+
+    async def change_status(
+        self,
+        conversation_id: ConversationId,
+        status: Status,
+        *,
+        reason: str,
+        actor: str,
+        agent: str = "",
+    ) -> Head:
+        for _ in range(TRIES):
+            head = await self.head(conversation_id)
+            if head is None:
+                raise NotFound(f"there is no conversation {conversation_id}")
+            if rules.check_move(head.status, head.agent, status, agent) == "nothing":
+                return head
+            reply = await self._run(
+                "status",
+                conversation_id,
+                head.status,
+                head.agent,
+                status,
+                reason,
+                actor,
+                agent if status == "human" else "",
+                _random(),
+            )
+            if reply[0] == "ok":
+                return _head(reply[1])
+        raise Conflict("the conversation changed hands at the same moment: look again")
+
+    async def stop_reply(self, conversation_id: ConversationId, reply_id: ReplyId) -> bool:
+        reply = await self._run("stop", conversation_id, reply_id, _random())
+        return bool(reply[1] == 1)
+
+    # -- the worker's side
+
+    async def take_job(self, worker: str, block_seconds: float) -> Lease | None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + block_seconds
+        while True:
+            job = await self._jobs.take()
+            left = deadline - loop.time()
+            if job is None and left <= 0:
+                return None
+            if job is None:
+                came = await self._jobs.wait(min(left, self._lease_seconds / 2))
+                job = came[0] if came else None
+                for other in came[1:]:
+                    await self._give_back(other)
+            lease = await self._lease(job, worker) if job is not None else None
+            if lease is not None:
+                return lease
+
+    async def _lease(self, job: Job, worker: str) -> Lease | None:
+        try:
+            reply = await self._run(
+                "lease", job.conversation_id, job.job_id, job.reply_id, self._max_attempts, worker
+            )
+        except NotFound:
+            await self._jobs.drop(job)
+            return None
+        if reply[0] != "ok":
+            return None
+        _, fence, attempt, streamed, upto, waited = reply
+        return Lease(
+            conversation_id=job.conversation_id,
+            reply_id=ReplyId(job.reply_id),
+            fence=int(fence),
+            attempt=int(attempt),
+            streamed=streamed,
+            upto=int(upto),
+            job_id=job.job_id,
+            waited=int(waited) / 1000,
+        )
+
+    async def _give_back(self, job: Job) -> None:
+        names = keys.keys_of(job.conversation_id).as_list()
+        await self._scripts.run("requeue", names, job.job_id, job.reply_id)
+
+    async def _write(self, script: str, lease: Lease, *args: str | int) -> list[Any]:
+        try:
+            return await self._run(
+                script, lease.conversation_id, lease.reply_id, lease.fence, *args
+            )
+        except NotFound:
+            return ["lost"]
+
+    async def start_reply(self, lease: Lease, version: str) -> DeltaOutcome:
+        if not version:
+            raise InputError("a reply names the version that writes it")
+        reply = await self._write("start", lease, version)
+        if reply[0] == "conflict":
+            raise Conflict(f"version {reply[1]} began this reply and must end it, not {version}")
+        return cast(DeltaOutcome, reply[0])
+
+    async def append_delta(self, lease: Lease, from_char: int, text: str) -> DeltaOutcome:
+        if not text:
+            return await self.renew(lease)
+        reply = await self._write("delta", lease, from_char, len(text), text)
+        if reply[0] == "unannounced":
+            raise Conflict("start_reply comes before the first delta", length=0)
+        if reply[0] == "conflict":
+            raise Conflict(
+                f"the reply has {reply[1]} characters, this delta begins at {from_char}",
+                length=int(reply[1]),
+            )
+        return cast(DeltaOutcome, reply[0])
+
+    async def renew(self, lease: Lease) -> DeltaOutcome:
+        reply = await self._write("renew", lease)
+        return cast(DeltaOutcome, reply[0])
+
+    async def complete_reply(
+        self,
+        lease: Lease,
+        *,
+        text: str,
+        finish_reason: ReplyEnd,
+        version: str,
+        usage: dict[str, int],
+        confidence: float | None,
+        seconds: float,
+    ) -> DeltaOutcome:
+        if finish_reason not in ("end", "length"):
+            raise InputError(f"{finish_reason} is not a worker's way to end a reply")
+        rest = _json({"usage": usage, "confidence": confidence, "seconds": round(seconds, 3)})
+        reply = await self._write(
+            "complete", lease, text, finish_reason, version, rest[1:-1], _random()
+        )
+        if reply[0] == "conflict":
+            raise Conflict(
+                f"the reply as streamed ({reply[1]} characters, version {reply[2] or 'none'}) is "
+                f"not what is to be completed ({len(text)} characters, version {version})",
+                length=int(reply[1]),
+            )
+        return cast(DeltaOutcome, reply[0])
+
+    async def fail_reply(self, lease: Lease, *, version: str, reason: str) -> DeltaOutcome:
+        reply = await self._write("fail", lease, version, reason)
+        return cast(DeltaOutcome, reply[0])
+
+    async def release(self, lease: Lease) -> None:
+        await self._write("release", lease)
+
+    # -- waking readers and the archiver
+
+    def changes(self) -> AsyncIterator[ConversationId | None]:
+        return changes.follow(self._redis, self._scripts.clustered)
+
+    async def unrecorded(self, limit: int = 100) -> list[tuple[ConversationId, int]]:
+        found = await self._lanes(keys.DIRTY, limit, newest=False)
+        return found[:limit]
+
+    async def mark_recorded(self, conversation_id: ConversationId, offset: int, epoch: str) -> None:
+        names = keys.keys_of(conversation_id).as_list()
+        await self._scripts.run("recorded", names, conversation_id, epoch, offset)
+
+
+def _random() -> str:
+    return secrets.token_hex(8)
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _event(entry_id: str, encoded: str) -> Event:
+    value = json.loads(encoded)
+    return Event(int(entry_id.partition("-")[0]), value["type"], value["at"], value["data"])
+
+
+def _head(flat: list[str]) -> Head:
+    return _head_of(dict(zip(flat[::2], flat[1::2], strict=True)))
+
+
+def _head_of(fields: Mapping[str, str]) -> Head:
+    return Head(
+        conversation_id=ConversationId(fields["id"]),
+        epoch=fields["epoch"],
+        offset=int(fields["offset"]),
+        status=cast(Status, fields["status"]),
+        site=fields["site"],
+        visitor=VisitorId(fields["visitor"]),
+        agent=fields["agent"],
+        kind=cast(Literal["chat", "playground"], fields["kind"]),
+        pinned_version=fields["pinned"],
+        created_at=int(fields["created"]),
+        updated_at=int(fields["updated"]),
+        recorded=int(fields["recorded"]),
+    )

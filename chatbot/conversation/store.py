@@ -1,0 +1,96 @@
+"""The store under the log: Lua scripts, and what its errors mean to the rest of the product."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+
+from chatbot.errors import InputError, StorageFull, StoreUnavailable
+
+LUA = Path(__file__).parent / "lua"
+ALONE = frozenset({"take"})  # scripts of lanes, not of one conversation: without common.lua
+
+# Error replies that mean "no room"; MISCONF is sent when the last save to disk failed.
+_FULL = ("OOM ", "OUT OF MEMORY", "MISCONF", "NO SPACE LEFT")
+
+
+def map_store_error(error: BaseException) -> StorageFull | StoreUnavailable:
+    """The product's error for one of redis-py's. Its text names no address and no data."""
+    text = str(error).upper()
+    if any(sign in text for sign in _FULL):
+        return StorageFull(
+            "the conversation store has no room: free memory or disk space, then try again"
+        )
+    return StoreUnavailable(
+        f"the conversation store cannot be used now ({type(error).__name__}): try again soon"
+    )
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Every call of the store runs inside: StoreUnavailable or StorageFull, with the cause."""
+    try:
+        yield
+    except (RedisError, RedisClusterException, OSError) as error:
+        raise map_store_error(error) from error
+
+
+def as_text(value: Any) -> Any:
+    """A reply with all bytes decoded, also nested: clients may or may not decode themselves."""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, list):
+        return [as_text(item) for item in value]
+    return value
+
+
+class Scripts:
+    """The Lua scripts of ``lua/``. Each runs by its SHA1, and is loaded again when the store
+    forgot it (a restart, a fail-over, SCRIPT FLUSH)."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self.clustered = isinstance(redis, RedisCluster)
+        self._publish = "SPUBLISH" if self.clustered else "PUBLISH"
+        common = (LUA / "common.lua").read_text()
+        self._source: dict[str, str] = {}
+        for path in sorted(LUA.glob("*.lua")):
+            if path.stem != "common":
+                prefix = "" if path.stem in ALONE else common
+                self._source[path.stem] = prefix + path.read_text()
+        self._sha = {
+            name: hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+            for name, source in self._source.items()
+        }
+
+    async def run(self, name: str, keys: Sequence[str], *args: str | int) -> list[Any]:
+        """Run a script and return its reply, decoded.
+
+        Raises:
+            StoreUnavailable, StorageFull
+            InputError: an argument is not Unicode text.
+        """
+        try:
+            return await self._call(name, keys, args)
+        except UnicodeEncodeError:
+            raise InputError(
+                "the text holds half of a surrogate pair: send whole characters"
+            ) from None
+
+    async def _call(self, name: str, keys: Sequence[str], args: tuple[str | int, ...]) -> list[Any]:
+        with store_errors():
+            try:
+                reply = await self._redis.evalsha(
+                    self._sha[name], len(keys), *keys, self._publish, *args
+                )
+            except NoScriptError:
+                reply = await self._redis.eval(
+                    self._source[name], len(keys), *keys, self._publish, *args
+                )
+        decoded: list[Any] = as_text(reply)
+        return decoded
