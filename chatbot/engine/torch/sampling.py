@@ -68,7 +68,8 @@ def choose_tokens(
     drawn = [row for row, chooser in enumerate(choosers) if not chooser.greedy]
     if drawn:
         chosen[drawn] = _draw(adjusted[drawn], [choosers[row] for row in drawn])
-    probabilities = (scores.gather(1, chosen[:, None]) - normaliser).exp().squeeze(1)
+    probabilities = (scores.gather(1, chosen[:, None]) - normaliser).exp()
+    probabilities = probabilities.masked_fill(~normaliser.isfinite(), torch.nan).squeeze(1)
     return chosen.tolist(), probabilities.tolist()
 
 
