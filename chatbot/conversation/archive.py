@@ -7,20 +7,31 @@ restored from the record while an older copy was still on its way, the late even
 are kept but hidden by those of the new one.
 """
 
+import asyncio
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, cast
 
+import structlog
+from prometheus_client import CollectorRegistry, Gauge
 from sqlalchemy import Select, and_, exists, func, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from chatbot.conversation.events import ConversationId, Event, EventType, Head
-from chatbot.errors import InputError
+from chatbot.conversation.interface import ConversationLog
+from chatbot.errors import InputError, StorageFull, StoreUnavailable
 from chatbot.record.database import Database
 from chatbot.record.tables import Conversation, EventRow, Review
 
+log = structlog.get_logger()
+
+BATCH = 100  # conversations of one round of the archiver
+IDLE = 0.5  # seconds between rounds when nothing is left to do
+BACKOFF = (0.5, 30.0)  # seconds to wait after the first, and at most after any, failed round
 PREVIEW = 200  # characters
 MAX_LIMIT = 500  # conversations of one page
 SHOWN = ("message.created", "reply.completed")  # what counts as a message
@@ -248,3 +259,73 @@ def _versions(session: Session, ids: list[str]) -> dict[str, list[str]]:
     for conversation_id, version in session.execute(wanted):
         found.setdefault(conversation_id, []).append(version)
     return found
+
+
+class Archiver:
+    """At least one runs somewhere; several do no harm. What it has not yet copied stays in the
+    store, however long the database is away."""
+
+    def __init__(
+        self, log: ConversationLog, archive: Archive, registry: CollectorRegistry | None = None
+    ) -> None:
+        self._log = log
+        self._archive = archive
+        self._lag = Gauge(
+            "frontdesk_archive_lag_events",
+            "Events in the store that the record lacks, of the conversations of the last round.",
+            registry=registry or CollectorRegistry(),
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Copy until ``stop`` is set; what is there then is copied once more if the stores are."""
+        pause = BACKOFF[0]
+        while True:
+            last = stop.is_set()
+            try:
+                await self._log.restore_open()
+                copied = await self.copy_once()
+                pause, wait = BACKOFF[0], 0.0 if copied == BATCH else IDLE
+            except (StoreUnavailable, StorageFull) as error:
+                log.warning("archiver.store_away", error=str(error), retry_in=pause)
+                pause, wait = min(2 * pause, BACKOFF[1]), pause
+            if last:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), timeout=wait or 0.001)
+
+    async def copy_once(self) -> int:
+        """Copy one batch; the number of conversations that were fully copied.
+
+        Raises:
+            StoreUnavailable, StorageFull: of either store.
+        """
+        heads: list[Head] = []
+        for conversation_id, offset in await self._log.unrecorded(BATCH):
+            head = await self._log.head(conversation_id)
+            if head is None:  # erased meanwhile
+                await self._log.mark_recorded(conversation_id, offset, "")
+            else:
+                heads.append(head)
+        lag = sum(head.offset - head.recorded for head in heads)
+        self._lag.set(lag)
+        copied = 0
+        for head in heads:
+            if await self._copy(head.conversation_id, head):
+                copied += 1
+                lag -= head.offset - head.recorded
+                self._lag.set(lag)
+        return copied
+
+    async def _copy(self, conversation_id: ConversationId, head: Head) -> bool:
+        catchup = await self._log.catch_up(conversation_id, head.epoch, head.recorded)
+        if not catchup.recovered:
+            return False  # restored a moment ago: its head is another one now
+        head, events = catchup.head, catchup.events
+        try:
+            await asyncio.to_thread(self._archive.store, head, events)
+        except SQLAlchemyError as error:
+            # One conversation that the database refuses must not keep the others from the record.
+            log.error("archiver.refused", conversation=conversation_id, error=str(error))
+            return False
+        await self._log.mark_recorded(conversation_id, head.offset, head.epoch)
+        return True

@@ -184,3 +184,9 @@ class ConversationLog(Protocol):
         """The record has the events of this epoch up to ``offset``. Of another epoch than the
         log's: ignored, since what was recorded is not what the log holds now."""
         ...
+
+    async def restore_open(self) -> int:
+        """After the store lost everything: bring back the conversations that are open in the
+        record, so that staff see them before their visitors return. Their number; cheap when
+        nothing was lost."""
+        ...

@@ -30,6 +30,7 @@ from chatbot.conversation.restore import Restorer
 from chatbot.conversation.store import Scripts, as_text, store_errors
 from chatbot.errors import Conflict, InputError, NotFound, StoreUnavailable
 
+OPEN_DAYS = 30  # open conversations come back to the desk's list when not older
 TRIES = 8  # of a step that another process may get in the way of
 
 
@@ -376,6 +377,19 @@ class RedisLog:
     async def mark_recorded(self, conversation_id: ConversationId, offset: int, epoch: str) -> None:
         names = keys.keys_of(conversation_id).as_list()
         await self._scripts.run("recorded", names, conversation_id, epoch, offset)
+
+    async def restore_open(self) -> int:
+        with store_errors():
+            if await self._redis.exists(keys.RESTORED):
+                return 0
+            now, _ = await self._redis.time()
+        since = 1000 * (int(now) - OPEN_DAYS * 86400)
+        found = await self._restorer.open_since(since)
+        for conversation_id in found:
+            await self.head(conversation_id)
+        with store_errors():
+            await self._redis.set(keys.RESTORED, now)
+        return len(found)
 
 
 def _random() -> str:

@@ -42,6 +42,12 @@ class Restorer:
         except StoreUnavailable:
             return False
 
+    async def open_since(self, since: int) -> list[ConversationId]:
+        """Conversations that are open in the record and active since ``since`` (Unix ms)."""
+        if self._archive is None:
+            return []
+        return await asyncio.to_thread(self._archive.open_ids, since)
+
     async def _recorded(self, conversation_id: ConversationId) -> int | None:
         if self._archive is None:
             return None

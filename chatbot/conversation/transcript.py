@@ -1,0 +1,49 @@
+"""A conversation's log as the chat messages that a model reads (design idea 4, first half).
+
+What the visitor saw counts, and nothing else: messages, finished replies, and what was shown of
+replies that were stopped or cut by a hand-over. Left out are notes, failed replies (their text was
+taken back), ratings and every change of status: a model that is told "a person has taken over" goes
+on believing it after the conversation came back.
+"""
+
+from collections.abc import Iterable
+
+from chatbot.conversation.events import Event
+from chatbot.prompt import ChatMessage
+
+
+def conversation_messages(events: Iterable[Event], system_prompt: str) -> list[ChatMessage]:
+    """Chat messages of a log: visitor as user; bot and agents as assistant. A system message
+    comes first unless ``system_prompt`` is empty.
+
+    A reply stands where it was asked for, after the messages it had read (``upto``), also when the
+    visitor wrote on while it was being written: so the last message is what is to be answered.
+    """
+    placed: list[tuple[tuple[int, int], ChatMessage]] = []
+    for event in events:
+        message = _message(event)
+        if message is not None:
+            placed.append((_place(event), message))
+    placed.sort(key=lambda item: item[0])
+    messages = [message for _, message in placed]
+    if system_prompt:
+        messages.insert(0, {"role": "system", "content": system_prompt})
+    return messages
+
+
+def _message(event: Event) -> ChatMessage | None:
+    text = str(event.data.get("text", ""))
+    if not text.strip():
+        return None
+    if event.type == "message.created":
+        visitor = event.data["role"] == "visitor"
+        return {"role": "user" if visitor else "assistant", "content": text}
+    if event.type == "reply.completed":
+        return {"role": "assistant", "content": text}
+    return None
+
+
+def _place(event: Event) -> tuple[int, int]:
+    if event.type == "reply.completed":
+        return int(event.data.get("upto", event.offset)), 1
+    return event.offset, 0
