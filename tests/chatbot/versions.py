@@ -1,0 +1,37 @@
+"""Versions made by hand for tests: real directories with real hashes, tiny contents."""
+
+import json
+from pathlib import Path
+
+from chatbot.manifest import write_manifest
+
+
+def make_version(
+    artifacts: Path,
+    name: str,
+    *,
+    perplexity: float = 2.0,
+    stop_rate: float = 1.0,
+    base_model: str = "smollm2-135m",
+    created_at: int = 1_700_000_000_000,
+    live: dict[str, float] | None = None,
+) -> Path:
+    """Write a version as a training run does; gives its directory."""
+    directory = artifacts / "versions" / name
+    (directory / "adapter").mkdir(parents=True)
+    (directory / "adapter" / "adapter_config.json").write_text('{"r": 16}')
+    (directory / "adapter" / "adapter_model.safetensors").write_bytes(name.encode() * 100)
+    metrics = {"perplexity": perplexity, "stop_rate": stop_rate, "exact_match": 0.3}
+    report = {"candidate": metrics, "live": live, "base": {"perplexity": 8.3}}
+    (directory / "report.json").write_text(json.dumps(report))
+    (directory / "report.html").write_text(f"<!doctype html><title>{name}</title>")
+    write_manifest(
+        directory,
+        id=name,
+        base_model=base_model,
+        created_at=created_at,
+        dataset_fingerprint="f" * 64,
+        metrics=metrics,
+        settings={"rank": 16},
+    )
+    return directory
