@@ -177,7 +177,7 @@ class ChatClient:
             raise _refusal(answer)
         data = answer.json()
         self.token = data["token"]
-        self.welcome_text = data.get("welcome", "")
+        self.welcome_text = data.get("site", {}).get("welcome", "")
 
     async def _send_now(self, frame: dict[str, Any]) -> bool:
         if self._socket is None:

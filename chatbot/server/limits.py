@@ -29,6 +29,7 @@ class SocketLimits:
     sockets_per_visitor: int = 20  # tabs, per server process
     visitors_per_minute: int = 60  # new tokens per address
     typing_interval: float = 2.0
+    staff_recheck: float = 30.0  # how long a removed account can keep its desk open
     queue_interval: float = 0.25  # the desk's list is sent at most this often
 
 

@@ -85,7 +85,7 @@ class Peer:
         if not self._budget.take():
             raise MustClose(CloseCode.RATE_LIMITED)
         text, data = message.get("text"), message.get("bytes")
-        size = len(data) if text is None else len(text.encode("utf-8", "surrogatepass"))
+        size = len(data or b"") if text is None else len(text.encode())
         if size > self.room.services.settings.max_frame_bytes:
             raise MustClose(CloseCode.TOO_BIG)
         if text is None:

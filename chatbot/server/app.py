@@ -1,0 +1,55 @@
+"""The server's application. It holds no state but open sockets: run as many as needed."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from chatbot import __version__
+from chatbot.server import chat_socket, desk_socket, health, metrics, visitors
+from chatbot.server.admin import admin_router
+from chatbot.server.errors import install_error_handlers
+from chatbot.server.limits import SocketLimits
+from chatbot.server.middleware import RequestContext
+from chatbot.server.pages import pages_router
+from chatbot.server.state import Room
+from chatbot.services import Services
+
+
+def create_app(
+    services: Services, demo_page: Path | None = None, limits: SocketLimits | None = None
+) -> FastAPI:
+    """The FastAPI application over opened stores, which stay the caller's to close.
+
+    Args:
+        demo_page: an HTML file to serve under ``/demo/``; ``{{FRONTDESK_URL}}`` in it becomes
+            this server's address.
+        limits: times and bounds of the sockets; tests shorten them.
+    """
+    room = Room(services, limits or SocketLimits())
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await room.hub.start()
+        try:
+            yield
+        finally:
+            await room.hub.stop()
+
+    app = FastAPI(title="Frontdesk", version=__version__, lifespan=lifespan)
+    app.state.services = services
+    app.state.room = room
+    install_error_handlers(app)
+    for router in (
+        health.router,
+        metrics.router,
+        visitors.router,
+        chat_socket.router,
+        desk_socket.router,
+        admin_router(),
+        pages_router(demo_page),
+    ):
+        app.include_router(router)
+    app.add_middleware(RequestContext, metrics=room.metrics)
+    return app
