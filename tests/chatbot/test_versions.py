@@ -183,7 +183,7 @@ def test_promoting_retires_the_live_version(
     with database.session() as session:
         audit = session.scalars(select(Audit).where(Audit.action == "version.promote")).one()
     assert (audit.actor, audit.subject, audit.reason) == ("ada", "v1", "better numbers")
-    assert audit.at == change.at
+    assert 0 <= audit.at - change.at < 1000
 
 
 def test_promoting_the_live_version_again_changes_nothing(
@@ -305,11 +305,13 @@ def test_promotions_at_once_leave_one_live_version(
 def test_a_second_registry_sees_a_promotion_at_once(
     versions: Versions, artifacts: Path, database: Database
 ) -> None:
-    worker = Versions(Database(database.url), artifacts, Settings())
+    elsewhere = Database(database.url)
+    worker = Versions(elsewhere, artifacts, Settings())
     assert worker.live().id == BASE
     _register(versions, artifacts, "v1")
     versions.promote("v1", "ada", "")
     assert worker.live().id == "v1"
+    elsewhere.close()
 
 
 def test_unknown_versions_are_not_found(versions: Versions) -> None:
