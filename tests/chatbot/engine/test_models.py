@@ -46,10 +46,10 @@ async def test_engine_equals_generate(name: str) -> None:
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 async def test_engine_equals_generate_when_preempted(name: str) -> None:
     model = tiny_model(name)
-    wanted = [generate(model, prompt, 120) for prompt in prompts()]
+    wanted = [generate(model, prompt, 90) for prompt in prompts()]
     async with running(model, kv_cache_tokens=1024, prefill_chunk_tokens=64) as engine:
         ballast = request([1] * 200, max_tokens=300, ignore_eos=True)
-        asked = [request(p, max_tokens=120, ignore_eos=True) for p in prompts()]
+        asked = [request(p, max_tokens=90, ignore_eos=True) for p in prompts()]
         results = await asyncio.gather(*(tokens_of(engine, r) for r in [ballast, *asked]))
         assert results[1:] == wanted
         stats = engine.stats()

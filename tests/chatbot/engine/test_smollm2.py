@@ -30,7 +30,7 @@ async def test_engine_equals_generate_on_smollm2(data_dir_with_base: Path) -> No
         )
         for question in QUESTIONS
     ]
-    wanted = [generate(model, prompt, 32) for prompt in prompts]
+    wanted = [generate(model, prompt, 24) for prompt in prompts]
     settings = Settings(
         dtype="float32",
         device="cpu",
@@ -42,7 +42,7 @@ async def test_engine_equals_generate_on_smollm2(data_dir_with_base: Path) -> No
     assert isinstance(engine, TorchEngine)
     await engine.start()
     try:
-        asked = [request(prompt, max_tokens=32) for prompt in prompts]
+        asked = [request(prompt, max_tokens=24) for prompt in prompts]
         replies = await asyncio.gather(*(collect(engine, each) for each in asked))
     finally:
         await engine.close()
