@@ -41,8 +41,7 @@ const session = new Session(query.get('site') ?? '', {
     host.tell('message', { role, text: event.text, at: event.at });
   },
   onError: (code, message, retryAfter) => {
-    if (retryAfter) alert = { text: message, until: Date.now() + retryAfter * 1000 };
-    else alert = { text: message, until: Date.now() + 8_000 };
+    alert = { text: message, until: Date.now() + (retryAfter * 1000 || 8_000), countDown: retryAfter > 0 };
     host.tell('error', { code, message });
     changed();
   },
@@ -112,22 +111,16 @@ function extraItems() {
   return items;
 }
 
-function greetingItem() {
-  const { welcome } = session.info;
-  if (!welcome) return [];
-  const at = session.transcript.events[0]?.at ?? Date.now();
-  return [{ key: 'welcome', kind: 'message', from: 'bot', name: 'Assistant', text: welcome, at, first: true, last: false }];
-}
-
 function show() {
   const { transcript } = session;
   const items = listItems(transcript, {
     viewer: 'visitor',
     entries: session.outbox.entries,
     connected: session.connected,
+    greeting: session.info && (session.info.welcome || 'Hello! How can we help you?'),
     extra: extraItems(),
   });
-  const follow = messages.show([...greetingItem(), ...items]);
+  const follow = messages.show(items);
   if (follow) messages.toEnd();
   $('newest').hidden = messages.atEnd();
   showHeader();
@@ -149,7 +142,7 @@ function presence() {
 
 function showHeader() {
   const { status, agent } = session.transcript;
-  const name = title || session.info.title || 'Chat with us';
+  const name = title || session.info?.title || 'Chat with us';
   const mark = status === 'human' && agent ? agent : name;
   setText($('title'), name);
   document.title = name;
@@ -182,8 +175,8 @@ function bannerOf() {
     return { text: `No connection. Trying again in ${seconds(retryAt)} s.`, action: 'Try now', run: () => session.connection.check() };
   }
   if (long) return { text: 'Connecting…' };
-  if (alert && alert.until > Date.now()) return { text: alert.text, until: alert.until };
-  return null;
+  if (!alert || alert.until <= Date.now()) return null;
+  return { text: alert.countDown ? `${alert.text} Try again in ${seconds(alert.until)} s.` : alert.text };
 }
 
 let bannerRun = null;
@@ -205,7 +198,8 @@ function showControls() {
   $('ended').hidden = !closed;
   $('stop').hidden = !live || status !== 'bot';
   $('stop').disabled = session.stopping;
-  setText($('stop').querySelector('span'), session.stopping ? 'Stopping…' : 'Stop');
+  // one round button at a time, unless something is typed while the bot writes
+  $('send').hidden = !$('stop').hidden && !$('text').value.trim();
   $('person').hidden = status !== 'bot';
   $('send').disabled = !$('text').value.trim();
   const rated = session.transcript.events.some((event) => event.type === 'rating.given');
@@ -245,7 +239,7 @@ function grow() {
 
 function typed() {
   grow();
-  $('send').disabled = !$('text').value.trim();
+  showControls();
   session.connect();
   if (session.transcript.status === 'bot' || Date.now() - typedAt < TYPING_MS) return;
   typedAt = Date.now();

@@ -29,7 +29,7 @@ export class Session {
     const store = new Store(site, 'localStorage');
     const tab = new Store(site, 'sessionStorage');
     Object.assign(this, { site, store, onChange, onMessage, onError });
-    this.info = store.get('site') ?? { title: '', welcome: '' };
+    this.info = store.get('site') ?? null; // {title, welcome}
     this.transcript = new Transcript();
     this.outbox = new Outbox(tab.get('outbox') ?? [], (entries) => tab.set('outbox', entries));
     for (const entry of this.outbox.entries) if (entry.error?.retryAt) entry.error = null;
@@ -193,10 +193,11 @@ export class Session {
 
   /** One tab at a time, so that two tabs of a new visitor become one visitor, not two. */
   async #authenticate() {
-    const lock = `frontdesk:${this.site}`;
     const ask = () => this.#askForToken(this.store.get('token'));
-    // Web Locks exist in secure contexts only
-    const body = await (navigator.locks ? navigator.locks.request(lock, ask) : ask());
+    // without shared storage there is nothing to agree on, and Web Locks are refused as well;
+    // they also exist in secure contexts only
+    const alone = !this.store.shared || !navigator.locks;
+    const body = await (alone ? ask() : navigator.locks.request(`frontdesk:${this.site}`, ask));
     if (this.store.get('visitor') !== body.visitor_id) {
       if (this.store.get('visitor') !== undefined) this.#forgetConversation();
       this.store.set('visitor', body.visitor_id);
@@ -287,7 +288,7 @@ export class Session {
   }
 
   #error({ code, message, retry_after: retryAfter = 0, client_message_id: id }) {
-    if (id) this.#refused(id, code, message, retryAfter);
+    if (id && this.outbox.get(id)) this.#refused(id, code, message, retryAfter);
     else if (code === 'not_found' && !this.connected && this.conversationId) {
       this.store.remove('conversation', 'seen'); // erased: unsent words go into a new one
       this.#leaveConversation();

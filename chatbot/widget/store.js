@@ -22,6 +22,11 @@ export class Store {
     }
   }
 
+  /** True when other tabs, and this one after a reload, see what is kept. */
+  get shared() {
+    return this.#storage !== null;
+  }
+
   get(name) {
     const kept = this.#memory.get(name);
     if (!this.#storage) return kept;

@@ -31,7 +31,8 @@ export function statusLine(event, staff) {
 }
 
 function staffStatusLine(event, who) {
-  const why = event.reason ? ` (${event.reason.replaceAll('_', ' ')})` : '';
+  const said = !['', 'claimed', 'released', 'closed', undefined].includes(event.reason);
+  const why = said ? `: ${event.reason}` : '';
   if (event.status === 'human') return `${who} took over${why}`;
   if (event.status === 'waiting') return `Waiting for a person${why}`;
   if (event.status === 'closed') return `Closed by ${who}${why}`;
@@ -43,12 +44,7 @@ function replyItem(event) {
   if (!event.text && !failed) return null; // stopped or handed over before its first word
   const tags = { stopped: 'Stopped', length: 'Cut short' };
   return {
-    key: `r:${event.reply_id}`,
-    kind: 'message',
-    from: 'bot',
-    name: 'Assistant',
-    text: event.text || '',
-    at: event.at,
+    ...botItem(`r:${event.reply_id}`, event.text || '', event.at),
     tag: failed ? 'This reply could not be finished' : (tags[event.finish_reason] ?? ''),
     bad: failed,
     version: event.version,
@@ -80,13 +76,13 @@ function eventItem(event, staff) {
   }
 }
 
-function pendingItem(entry, connected) {
+function pendingItem(entry, connected, viewer) {
   const note = entry.frame.type === 'note.add';
   const state = entry.error ? 'failed' : connected ? 'Sending…' : 'Waiting for the connection…';
   return {
     key: `m:${entry.id}`,
     kind: 'message',
-    from: note ? 'note' : 'own',
+    from: note ? 'note' : viewer,
     name: note ? 'Private note' : '',
     text: entry.frame.text,
     at: entry.at,
@@ -122,21 +118,22 @@ function arrange(items) {
  * Everything to be seen, in order. `viewer`: `visitor` or `agent`; what the viewer's side wrote
  * stands on the right. Keys are stable from the first character to the reload.
  */
-export function listItems(transcript, { viewer, entries = [], connected = true, extra = [] }) {
-  const own = viewer === 'visitor' ? ['visitor'] : ['agent'];
+export function listItems(transcript, { viewer, entries = [], connected = true, greeting = '', extra = [] }) {
   const items = transcript.events.map((event) => eventItem(event, viewer === 'agent')).filter(Boolean);
-  for (const entry of entries) items.push({ ...pendingItem(entry, connected), from: entry.frame.type === 'note.add' ? 'note' : own[0] });
+  const lastAt = () => items.at(-1)?.at ?? Date.now();
+  if (greeting) items.unshift({ ...botItem('greeting', greeting, items[0]?.at ?? Date.now()), timeless: true });
   if (transcript.live?.text) {
     const { replyId, text, version } = transcript.live;
-    const at = items.at(-1)?.at ?? Date.now();
-    const live = { key: `r:${replyId}`, kind: 'message', from: 'bot', name: 'Assistant', text, at, live: true, version };
-    // a message that is not in the log yet comes after the reply that is being written
-    const pending = items.findIndex((item) => item.pending);
-    if (pending < 0) items.push(live);
-    else items.splice(pending, 0, live);
+    items.push({ ...botItem(`r:${replyId}`, text, lastAt()), live: true, version });
   }
-  for (const item of extra) items.push({ at: items.at(-1)?.at ?? Date.now(), ...item });
-  return arrange(items).map((item) => ({ ...item, own: own.includes(item.from) }));
+  // a message that is not in the log yet comes after the reply that is being written
+  for (const entry of entries) items.push(pendingItem(entry, connected, viewer));
+  for (const item of extra) items.push({ at: lastAt(), ...item });
+  return arrange(items).map((item) => ({ ...item, own: item.from === viewer }));
+}
+
+function botItem(key, text, at) {
+  return { key, kind: 'message', from: 'bot', name: 'Assistant', text, at };
 }
 
 function make(name, className, ...children) {
@@ -160,7 +157,7 @@ function footer(item, retry) {
     button.type = 'button';
     button.addEventListener('click', () => retry(item.failedId));
     foot.append(button);
-  } else if (item.last && !item.live && !item.pending) {
+  } else if (item.last && !item.live && !item.pending && !item.timeless) {
     const time = make('time', '', clock(item.at));
     time.dateTime = new Date(item.at).toISOString();
     foot.append(time);
