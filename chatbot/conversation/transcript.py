@@ -19,16 +19,18 @@ def conversation_messages(events: Iterable[Event], system_prompt: str) -> list[C
     A reply stands where it was asked for, after the messages it had read (``upto``), also when the
     visitor wrote on while it was being written: so the last message is what is to be answered.
     """
-    placed: list[tuple[tuple[int, int], ChatMessage]] = []
-    for event in events:
-        message = _message(event)
-        if message is not None:
-            placed.append((_place(event), message))
-    placed.sort(key=lambda item: item[0])
-    messages = [message for _, message in placed]
+    messages = [message for _, message in placed_messages(events)]
     if system_prompt:
         messages.insert(0, {"role": "system", "content": system_prompt})
     return messages
+
+
+def placed_messages(events: Iterable[Event]) -> list[tuple[Event, ChatMessage]]:
+    """The messages in the order of :func:`conversation_messages`, each with its event."""
+    found = [(event, _message(event)) for event in events]
+    placed = [(event, message) for event, message in found if message is not None]
+    placed.sort(key=lambda item: _place(item[0]))
+    return placed
 
 
 def _message(event: Event) -> ChatMessage | None:
