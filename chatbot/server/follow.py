@@ -13,6 +13,7 @@ from chatbot.conversation.interface import Catchup
 from chatbot.errors import FrontdeskError
 
 Frame = dict[str, Any]
+_REPLY_ENDS = frozenset({"reply.completed", "reply.failed"})
 View = Callable[[Frame], Frame | None]  # what this reader may see of an event; None: nothing
 
 
@@ -67,19 +68,33 @@ class Follower:
         """
         if not catchup.recovered or catchup.head.epoch != self.epoch:
             raise LogReset("the conversation was loaded anew: reconnect and reload it")
-        frames = seen_events(catchup, self._view)
+        frames: list[Frame] = []
+        for frame in seen_events(catchup, self._view):
+            if frame["type"] in _REPLY_ENDS:
+                version = frame.get("version", "")
+                frames += self._advance_reply(frame["reply_id"], version, frame["text"])
+            frames.append(frame)
         self.offset = max(self.offset, catchup.head.offset)
         if catchup.live is not None:
-            frames += self._advance_live(catchup.live)
+            live = catchup.live
+            if live.reply_id != self._reply_id:
+                frames.append(self._start(live.reply_id, live.version))
+            frames += self._advance_reply(live.reply_id, live.version, live.text)
         return frames
 
-    def _advance_live(self, live: LiveReply) -> list[Frame]:
-        frames = []
-        if live.reply_id != self._reply_id:
-            self._reply_id, self._chars = live.reply_id, 0
-            frames.append(protocol.reply_started(live.reply_id, live.version))
-        if len(live.text) > self._chars:
-            text = live.text[self._chars :]
-            frames.append(protocol.reply_delta(live.reply_id, self._chars, text))
-            self._chars = len(live.text)
+    def _start(self, reply_id: str, version: str) -> Frame:
+        self._reply_id, self._chars = reply_id, 0
+        return protocol.reply_started(reply_id, version)
+
+    def _advance_reply(self, reply_id: str, version: str, text: str) -> list[Frame]:
+        """What of a reply was not sent yet, also when it has ended meanwhile: so a reader that
+        was there from the start can put every reply together from its pieces alone."""
+        frames: list[Frame] = []
+        sent = self._chars if reply_id == self._reply_id else 0
+        if len(text) <= sent:
+            return frames
+        if reply_id != self._reply_id:
+            frames.append(self._start(reply_id, version))
+        frames.append(protocol.reply_delta(reply_id, sent, text[sent:]))
+        self._chars = len(text)
         return frames
