@@ -1,6 +1,7 @@
 """The console's main script: login, navigation, sidebar. Streamlit runs it for every view."""
 
 import json
+from pathlib import Path
 
 import streamlit as st
 
@@ -10,6 +11,8 @@ from ui.api import ApiError
 from ui.show import duration, escaped
 from ui.vault import TICKET_HEADER
 
+STATIC = Path(__file__).with_name("static")
+
 # Fetches the login's cookie once. The ticket is made of [A-Za-z0-9_-] by this program.
 FETCH_COOKIE = """<script>
 fetch("./console/session", {{method: "POST", headers: {{{header}: {ticket}}}}});
@@ -18,12 +21,14 @@ fetch("./console/session", {{method: "POST", headers: {{{header}: {ticket}}}}});
 
 def main() -> None:
     st.set_page_config(
-        page_title="Frontdesk console", page_icon=":material/support_agent:", layout="wide"
+        page_title="Frontdesk console", page_icon=str(STATIC / "icon.svg"), layout="wide"
     )
+    st.html(STATIC / "console.css")
     if session.current_login() is None:
         st.navigation([st.Page(login_page, title="Log in")], position="hidden").run()
         return
     page = st.navigation(_pages())
+    st.logo(str(STATIC / "logo.svg"), size="large", icon_image=str(STATIC / "icon.svg"))
     _sidebar()
     _hand_out_cookie()
     page.run()
@@ -34,7 +39,7 @@ def login_page() -> None:
     _, middle, _ = st.columns([1, 1.2, 1])
     with middle:
         st.space("large")
-        st.title("Frontdesk", anchor=False)
+        st.image(STATIC / "logo.svg", width=220)
         st.caption("Staff console: review conversations, retrain the bot, choose what is live.")
         if notice := session.login_notice():
             st.info(notice)
@@ -69,22 +74,22 @@ def _try_login(username: str, password: str) -> None:
 def _pages() -> dict[str, list[st.Page]]:
     """The pages that the role of who is logged in may open."""
     work = [
-        st.Page("pages/conversations.py", title="Conversations", icon=":material/forum:"),
-        st.Page("pages/models.py", title="Models", icon=":material/deployed_code:"),
+        st.Page("views/conversations.py", title="Conversations", icon=":material/forum:"),
+        st.Page("views/models.py", title="Models", icon=":material/deployed_code:"),
     ]
     if session.may("reviewer"):
         work.insert(
-            1, st.Page("pages/training.py", title="Training", icon=":material/model_training:")
+            1, st.Page("views/training.py", title="Training", icon=":material/model_training:")
         )
         work.append(
-            st.Page("pages/playground.py", title="Playground", icon=":material/compare_arrows:")
+            st.Page("views/playground.py", title="Playground", icon=":material/compare_arrows:")
         )
     pages = {"Work": work}
     if session.may("admin"):
         pages["Administration"] = [
-            st.Page("pages/sites.py", title="Sites", icon=":material/language:"),
-            st.Page("pages/staff.py", title="Staff", icon=":material/group:"),
-            st.Page("pages/audit.py", title="Audit", icon=":material/history:"),
+            st.Page("views/sites.py", title="Sites", icon=":material/language:"),
+            st.Page("views/staff.py", title="Staff", icon=":material/group:"),
+            st.Page("views/audit.py", title="Audit", icon=":material/history:"),
         ]
     return pages
 
@@ -93,7 +98,7 @@ def _sidebar() -> None:
     user = session.current_user()
     with st.sidebar:
         _state_of_things()
-        with st.container(border=True):
+        with st.container(border=True, gap="xsmall"):
             st.text(user.username)
             st.caption(f"Role: {user.role}")
             if st.button("Log out", icon=":material/logout:", width="stretch"):
@@ -114,9 +119,9 @@ def _state_of_things() -> None:
 
 
 def _show_state(overview: Overview) -> None:
-    live = overview.live_version
-    st.caption("Live version")
-    st.text(live or "none yet")
+    with st.container(gap=None):
+        st.caption("Live version")
+        st.text(overview.live_version or "none yet")
     if overview.waiting:
         st.badge(f"{overview.waiting} waiting for a person", icon=":material/hail:", color="orange")
     run = overview.active_run

@@ -58,7 +58,7 @@ def _toolbar(conversation_id: str, trail: Trail, fetch: Fetch) -> str | None:
 def _facts(detail: ConversationDetail) -> None:
     head = detail.conversation
     versions = dict.fromkeys(e.text_of("version") for e in detail.events if e.text_of("version"))
-    with st.container(border=True):
+    with st.container(border=True, gap="small"):
         st.subheader("Facts", anchor=False)
         st.badge(STATUS_LABELS.get(head.status, escaped(head.status)))
         if head.score:
@@ -71,8 +71,9 @@ def _facts(detail: ConversationDetail) -> None:
             "Written by": ", ".join(versions) or "no bot reply yet",
             "Reviewed": plural(len(detail.reviews), "reply", "replies"),
         }.items():
-            st.caption(label)
-            st.text(value)
+            with st.container(gap=None):
+                st.caption(label)
+                st.text(value)
 
 
 def _exclusion(conversation_id: str, head: ConversationHead) -> None:

@@ -19,7 +19,7 @@ _TICKET = "login_ticket"
 _NOTICE = "login_notice"
 
 
-@st.cache_resource(show_spinner=False)
+@st.cache_resource(show_spinner=False, on_release=httpx.Client.close)
 def _client(base_url: str) -> httpx.Client:
     return open_client(base_url)
 

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import streamlit as st
 
-STATUS_LABELS = {"bot": "Bot", "waiting": "Waiting", "human": "With a person", "closed": "Closed"}
+STATUS_LABELS = {"bot": "Bot", "waiting": "Waiting", "human": "Person", "closed": "Closed"}
 RUN_COLORS = {
     "queued": "gray",
     "running": "blue",

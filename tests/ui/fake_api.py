@@ -314,7 +314,10 @@ def _training(app: FastAPI, world: World) -> None:
         return JSONResponse(world.requests[request_id], 201)
 
     def one(run_id: str) -> Json:
-        return next(run for run in world.runs if run["id"] == run_id)
+        found = next((run for run in world.runs if run["id"] == run_id), None)
+        if found is None:
+            raise Refused(404, "not_found", f"no run {run_id}")
+        return found
 
     @app.get("/v1/admin/training/runs")
     async def runs() -> Json:
@@ -338,7 +341,10 @@ def _training(app: FastAPI, world: World) -> None:
 
 def _models(app: FastAPI, world: World) -> None:
     def one(version_id: str) -> Json:
-        return next(v for v in world.versions if v["id"] == version_id)
+        found = next((v for v in world.versions if v["id"] == version_id), None)
+        if found is None:
+            raise Refused(404, "not_found", f"no version {version_id}")
+        return found
 
     def make_live(version_id: str, kind: str, reason: str) -> Json:
         previous = world.live()

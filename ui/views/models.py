@@ -13,6 +13,7 @@ from ui.promotion_form import show_promotion, show_roll_back
 from ui.show import VERSION_COLORS, browser_zone, escaped, when
 
 REPORT_HEIGHT = 900  # pixels
+MARKS = {True: "▲ better", False: "▼ worse", None: ""}
 
 
 def page() -> None:
@@ -75,7 +76,7 @@ def _choose(versions: Versions) -> str:
 
 
 def _version(detail: VersionDetail, versions: Versions) -> None:
-    left, right = st.columns([2, 1], gap="large")
+    left, right = st.columns([2.7, 1], gap="large")
     with left:
         _facts(detail)
         _comparison(detail, versions)
@@ -104,26 +105,24 @@ def _comparison(detail: VersionDetail, versions: Versions) -> None:
     if not columns:
         st.info("This version has no report, so there are no numbers to compare.")
         return
-    first = next(iter(columns))
+    this, *others = columns
     rows = []
     for metric in METRICS:
         values = {name: value_of(metric, metrics) for name, metrics in columns.items()}
         if all(value is None for value in values.values()):
             continue
         row = {"Measure": metric.label}
-        for name, value in values.items():
-            mark = {True: " ▲", False: " ▼", None: ""}
-            sign = "" if name == first else mark[better(metric, values[first], value)]
-            row[name] = shown(metric, value) + sign
+        row |= {name: shown(metric, value) for name, value in values.items()}
+        if others:
+            mark = better(metric, values[this], values[others[0]])
+            row[f"against {others[0]}"] = MARKS[mark]
         rows.append({**row, "What it says": metric.help})
     st.dataframe(
         pd.DataFrame(rows),
         hide_index=True,
-        column_config={"What it says": st.column_config.TextColumn(width="large")},
+        height="content",
         alt="Numbers of this version, the live version and the base model",
     )
-    if len(columns) > 1:
-        st.caption(f"▲ {escaped(first)} is better than this one, ▼ it is worse.")
 
 
 def _decision(detail: VersionDetail) -> None:

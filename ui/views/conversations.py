@@ -60,11 +60,11 @@ def _filters() -> dict[str, Any]:
     known = _known_versions()
     with st.container(horizontal=True, vertical_alignment="bottom"):
         q = st.text_input(
-            "Search", placeholder="Words in the conversation", key="search", width=260,
+            "Search", placeholder="Words in the conversation", key="search", width=220,
             persist_state="session", icon=":material/search:",
         )  # fmt: skip
         status = _choice("Status", "status", list(STATUS_LABELS), STATUS_LABELS)
-        site = st.text_input("Site", key="site", width=140, persist_state="session")
+        site = st.text_input("Site", key="site", width=110, persist_state="session")
         version = _choice("Version", "version", known, {})
         rating = _choice("Rating", "rating", [5, 4, 3, 2, 1], {n: "★" * n for n in range(1, 6)})
         reviewed = st.segmented_control(
@@ -89,7 +89,7 @@ def _choice(label: str, key: str, options: list[Any], names: dict[Any, str]) -> 
         index=None,
         key=key,
         placeholder="Any",
-        width=150,
+        width=135,
         persist_state="session",
         format_func=lambda value: names.get(value, str(value)),
     )
@@ -122,7 +122,8 @@ def _table(items: list[ConversationItem]) -> None:
         hide_index=True,
         on_select="rerun",
         selection_mode=["single-row", "single-cell"],
-        row_height=40,
+        row_height=38,
+        height="content",
         column_config={
             "First message": st.column_config.TextColumn(width="large"),
             "Messages": st.column_config.NumberColumn(width="small"),

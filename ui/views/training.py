@@ -14,11 +14,12 @@ from ui import session
 from ui.answers import Preview, Run
 from ui.api import ApiError
 from ui.run_view import follow
-from ui.show import browser_zone, duration, number, plural, when
+from ui.show import browser_zone, duration, number, when
 
 REQUEST = "training_request_id"
 NOTICE = "training_notice"
 IDLE_SECONDS, ACTIVE_SECONDS = 10, 2
+EXAMPLES = 5  # of redaction, shown at most
 EPOCHS, LEARNING_RATE, RANK = 1.0, 1e-3, 16
 
 
@@ -71,13 +72,17 @@ def _next_run(preview: Preview) -> None:
 
 
 def _counts(preview: Preview) -> None:
-    with st.container(horizontal=True):
-        st.metric("Dialogues", number(preview.dialogues), border=True)
-        st.metric("From the file", number(preview.from_file), border=True)
-        st.metric("From reviews", number(preview.from_reviews), border=True)
-        st.metric("Corrections", number(preview.corrections), border=True)
-        st.metric("Excluded", number(preview.excluded), border=True)
-        st.metric("Tokens", number(preview.tokens), border=True)
+    counts = {
+        "Dialogues": preview.dialogues,
+        "Tokens": preview.tokens,
+        "Corrections": preview.corrections,
+        "From the file": preview.from_file,
+        "From reviews": preview.from_reviews,
+        "Excluded": preview.excluded,
+    }
+    columns = [*st.columns(3), *st.columns(3)]
+    for column, (label, count) in zip(columns, counts.items(), strict=True):
+        column.metric(label, number(count), border=True)
 
 
 def _redaction(preview: Preview) -> None:
@@ -89,17 +94,13 @@ def _redaction(preview: Preview) -> None:
     with st.container(horizontal=True):
         for kind, count in sorted(found.items(), key=lambda pair: -pair[1]):
             st.badge(f"{kind} {count:,}", color="orange")
-    if preview.redaction.examples:
-        with st.expander(plural(len(preview.redaction.examples), "example"), expanded=True):
-            frame = pd.DataFrame([example.model_dump() for example in preview.redaction.examples])
-            st.dataframe(
-                frame,
-                hide_index=True,
-                column_config={
-                    "before": st.column_config.TextColumn("Before", width="large"),
-                    "after": st.column_config.TextColumn("What is learned", width="large"),
-                },
-            )
+    for example in preview.redaction.examples[:EXAMPLES]:
+        with st.container(border=True):
+            before, after = st.columns(2)
+            before.caption("Before")
+            before.text(example.before)
+            after.caption("What is learned")
+            after.text(example.after)
 
 
 def _start(active: Run | None, preview: Preview) -> None:
