@@ -1,0 +1,160 @@
+"""Takes reply jobs and writes the replies, several at once."""
+
+import asyncio
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from chatbot.conversation.events import Lease
+from chatbot.engine.interface import Engine
+from chatbot.errors import FrontdeskError, NotFound, StorageFull, StoreUnavailable
+from chatbot.services import Services
+from chatbot.worker.adapters import IDLE_SECONDS, Adapters
+from chatbot.worker.context import ReplyContext
+from chatbot.worker.metrics import WorkerMetrics, serve_metrics
+from chatbot.worker.reply import ReplyWriter, Result, Tools
+
+log = structlog.get_logger()
+
+TAKE_SECONDS = 1.0  # one wait for a job; also how long a stop may go unseen
+HOUSEKEEPING_SECONDS = 2.0  # between looks at the engine's numbers and at idle adapters
+BACKOFF = (0.2, 5.0)  # seconds to wait while the store is away
+
+
+class Worker:
+    """Serves reply jobs with one engine, which the caller starts and closes.
+
+    Args:
+        drain_seconds: how long running replies may go on after a stop; then they are given back
+            and another worker goes on from their last character.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        engine: Engine,
+        name: str,
+        registry: CollectorRegistry | None = None,
+        drain_seconds: float = 5.0,
+        adapter_idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
+        settings = services.settings
+        self._services = services
+        self._engine = engine
+        self._name = name
+        self._drain_seconds = drain_seconds
+        self.metrics = WorkerMetrics(registry or CollectorRegistry())
+        self._adapters = Adapters(engine, services.versions, adapter_idle_seconds)
+        self._context = ReplyContext(services.versions, services.database, settings.system_prompt)
+        self._tools = Tools(
+            services.log, engine, settings, self._adapters, self._context, self.metrics
+        )
+        self._slots = asyncio.Semaphore(settings.max_running)
+        self._running: set[asyncio.Task[None]] = set()
+        self._not_before = 0.0  # loop time until which no job is taken
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until ``stop`` is set, then end or give back what runs."""
+        port = self._services.settings.worker_metrics_port
+        with serve_metrics(self.metrics.registry, port):
+            keeper = asyncio.create_task(self._keep_house(), name="worker.housekeeping")
+            try:
+                await self._take_jobs(stop)
+            finally:
+                keeper.cancel()
+                await self._drain()
+                await asyncio.gather(keeper, return_exceptions=True)
+
+    async def _take_jobs(self, stop: asyncio.Event) -> None:
+        pause = BACKOFF[0]
+        while not stop.is_set():
+            wait = self._not_before - asyncio.get_running_loop().time()
+            if wait > 0:
+                await _sleep_or(stop, min(wait, TAKE_SECONDS))
+                continue
+            if not await self._slot(stop):
+                continue
+            lease = None
+            try:
+                lease = await self._services.log.take_job(self._name, TAKE_SECONDS)
+                pause = BACKOFF[0]
+            except (StoreUnavailable, StorageFull) as error:
+                log.warning("worker.store_away", error=str(error), retry_in=pause)
+                await _sleep_or(stop, pause)
+                pause = min(2 * pause, BACKOFF[1])
+            finally:
+                if lease is None:
+                    self._slots.release()
+            if lease is not None:
+                self._begin(lease)
+
+    async def _slot(self, stop: asyncio.Event) -> bool:
+        """Wait for room to write one more reply; False when there is none yet."""
+        try:
+            await asyncio.wait_for(self._slots.acquire(), TAKE_SECONDS)
+        except TimeoutError:
+            return False
+        if stop.is_set():
+            self._slots.release()
+            return False
+        return True
+
+    def _begin(self, lease: Lease) -> None:
+        task = asyncio.create_task(self._serve(lease), name=f"serve {lease.reply_id}")
+        self._running.add(task)
+        self.metrics.running.set(len(self._running))
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._slots.release()
+        self.metrics.running.set(len(self._running))
+
+    async def _serve(self, lease: Lease) -> None:
+        try:
+            result = await ReplyWriter(self._tools, lease).run()
+        except asyncio.CancelledError:
+            result = Result("released")
+        except Exception:  # a bug must not take the worker down; the lease runs out
+            log.exception("worker.bug", reply=lease.reply_id)
+            result = Result("lost")
+        self._note(result)
+
+    def _note(self, result: Result) -> None:
+        self.metrics.ended(result.outcome)
+        self._look_at_engine()
+        if result.pause:
+            self._not_before = asyncio.get_running_loop().time() + result.pause
+
+    def _look_at_engine(self) -> None:
+        try:
+            self.metrics.engine = self._engine.stats()
+        except FrontdeskError:
+            self.metrics.engine = None  # not running: better no numbers than old ones
+
+    async def _keep_house(self) -> None:
+        while True:
+            self._look_at_engine()
+            try:
+                await self._adapters.drop_idle(await self._context.live_version())
+            except (StoreUnavailable, NotFound) as error:
+                log.debug("worker.housekeeping", error=str(error))
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+
+    async def _drain(self) -> None:
+        if not self._running:
+            return
+        log.info("worker.draining", replies=len(self._running), seconds=self._drain_seconds)
+        _, left = await asyncio.wait(self._running, timeout=self._drain_seconds)
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left)
+
+
+async def _sleep_or(stop: asyncio.Event, seconds: float) -> None:
+    """Sleep, unless ``stop`` is set meanwhile."""
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        pass
