@@ -8,7 +8,6 @@ import threading
 from pathlib import Path
 
 import structlog
-import uvicorn
 
 from chatbot.bootstrap import open_services, resolve_redis_url
 from chatbot.embedded_store import run_embedded_store
@@ -37,21 +36,14 @@ async def run_server(settings: Settings, demo_page: Path | None = None) -> None:
     """Sockets and APIs. uvicorn handles the signals: it stops listening, closes the sockets with
     1001 and returns."""
     from chatbot.server.app import create_app
+    from chatbot.server.run import make_server
+    from chatbot.server.sites import ensure_demo_site
+    from chatbot.server.staff import ensure_admin
 
     async with open_services(settings) as services:
-        config = uvicorn.Config(
-            create_app(services, demo_page=demo_page),
-            host=settings.host,
-            port=settings.port,
-            ws="websockets-sansio",
-            ws_max_size=settings.max_frame_bytes,
-            ws_ping_interval=20.0,  # finds half-open sockets within interval + timeout
-            ws_ping_timeout=20.0,
-            timeout_graceful_shutdown=10,
-            log_config=None,
-            access_log=False,
-        )
-        await uvicorn.Server(config).serve()
+        await asyncio.to_thread(ensure_admin, services.database, settings.data_dir)
+        await asyncio.to_thread(ensure_demo_site, services.database)
+        await make_server(create_app(services, demo_page=demo_page), settings).serve()
 
 
 async def run_worker(settings: Settings) -> None:
