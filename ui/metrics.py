@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ui.answers import VersionDetail, Versions
+from ui.answers import VersionDetail
 from ui.show import number
 
 
@@ -64,21 +64,15 @@ def better(metric: Metric, value: float | None, other: float | None) -> bool | N
     return (value < other) == metric.lower_is_better
 
 
-def columns_of(detail: VersionDetail, versions: Versions) -> dict[str, Mapping[str, Any]]:
-    """Whose numbers stand beside each other: this version, the live one, the base model. From
-    the version's report where it has them, since only those are of the same dialogues."""
-    models = (detail.report or {}).get("models")
-    if isinstance(models, Mapping):
-        names = {"candidate": f"{detail.id}", "live": "live then", "base": "base"}
-        return {
-            label: models[name]
-            for name, label in names.items()
-            if isinstance(models.get(name), Mapping)
-        }
-    columns: dict[str, Mapping[str, Any]] = {}
-    if detail.metrics:
-        columns[detail.id] = detail.metrics
-    for version in versions.items:
-        if version.state == "live" and version.id != detail.id and version.metrics:
-            columns[f"{version.id} (live)"] = version.metrics
-    return columns
+def columns_of(detail: VersionDetail) -> dict[str, Mapping[str, Any]]:
+    """Whose numbers stand beside each other: this version, the live one of then, the base model;
+    from the version's report, since only those are of the same dialogues. Without a report: its
+    main numbers alone."""
+    report = detail.report or {}
+    labels = {"candidate": detail.id, "live": "live then", "base": "base"}
+    columns = {
+        label: report[name] for name, label in labels.items() if isinstance(report.get(name), dict)
+    }
+    if columns or not detail.metrics:
+        return columns
+    return {detail.id: detail.metrics}

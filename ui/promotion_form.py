@@ -3,7 +3,7 @@
 import streamlit as st
 
 from ui import session
-from ui.answers import Promotion, VersionDetail
+from ui.answers import VersionDetail
 from ui.api import ApiError
 
 REFUSED = "promotion_refused"  # {version id: reasons} in the session
@@ -61,17 +61,12 @@ def _promote(version_id: str, reason: str, override: bool) -> None:
     st.rerun()
 
 
-def show_roll_back(history: list[Promotion]) -> None:
-    """Back to what was live before."""
-    changes = sorted(history, key=lambda change: change.at)
-    before = changes[-1].previous_id if changes else None
-    if not before:
-        st.caption("There is no earlier live version to go back to.")
-        return
-    with st.popover(f"Roll back to {before}", icon=":material/undo:"), st.form("rollback"):
-        st.text(f"{before} answers again, from each chat's next message on.")
+def show_roll_back() -> None:
+    """Back to what was live before; again goes further back."""
+    with st.popover("Roll back", icon=":material/undo:"), st.form("rollback"):
+        st.text("The version that was live before answers again, from each chat's next message on.")
         reason = st.text_input("Why?", key="rollback_reason")
-        submitted = st.form_submit_button("Roll back", type="primary")
+        submitted = st.form_submit_button("Roll back now", type="primary")
     if submitted and not reason.strip():
         st.error("Give a reason: it is recorded with your name.")
     elif submitted:

@@ -45,6 +45,7 @@ class World:
     staff: list[Json] = field(default_factory=list)
     audit: list[Json] = field(default_factory=list)
     can_start: bool = True
+    rival: bool = False  # somebody else starts a run just before the next call does
     tokens_valid: bool = True
     reply: str = "Hello there."
     reply_error: Json | None = None
@@ -161,7 +162,7 @@ def _numbers(perplexity: float, exact: float, chrf: float, stop: float) -> Json:
 def add_version(world: World, name: str, state: str, passed: bool | None, **given: Any) -> Json:
     metrics = given.pop("metrics", _numbers(2.1, 0.31, 48.0, 0.985))
     base, live = _numbers(8.31, 0.01, 18.2, 0.71), _numbers(2.2, 0.28, 46.0, 0.98)
-    reasons = ["perplexity 2.10 is at most 1.02 times the live version's 2.20"]
+    reasons: list[str] = []
     if passed is False:
         reasons = ["stop rate 41.0 % is below 95.0 %"]
     version = {
@@ -171,7 +172,7 @@ def add_version(world: World, name: str, state: str, passed: bool | None, **give
         "promoted_at": NOW if state != "candidate" else None,
         "promoted_by": "ada" if state != "candidate" else "", "reason": "",
         "manifest": {"settings": {"rank": 16}},
-        "report": {"models": {"candidate": metrics, "live": live, "base": base}}
+        "report": {"candidate": metrics, "live": live, "base": base}
         if passed is not None
         else None,
         **given,
@@ -308,6 +309,8 @@ def _training(app: FastAPI, world: World) -> None:
         request_id = body.pop("request_id")
         if request_id in world.requests:
             return JSONResponse(world.requests[request_id], 200)
+        if world.rival:
+            world.begin_run(steps=5)
         if active := world.active():
             raise Refused(409, "run_active", "a run is active", run_id=active["id"])
         world.requests[request_id] = world.begin_run(**body)
@@ -368,7 +371,12 @@ def _models(app: FastAPI, world: World) -> None:
 
     @app.get("/v1/admin/versions/{version_id}")
     async def version(version_id: str) -> Json:
-        return {**one(version_id), "history": world.history}
+        history = [
+            change
+            for change in reversed(world.history)
+            if version_id in (change["version_id"], change["previous_id"])
+        ]
+        return {**one(version_id), "history": history}
 
     @app.get("/v1/admin/versions/{version_id}/report.html")
     async def report(version_id: str) -> HTMLResponse:

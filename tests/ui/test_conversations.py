@@ -25,12 +25,12 @@ def test_the_list_is_paged(console: Console) -> None:
 
 def test_every_filter_reaches_the_server(console: Console, world: World) -> None:
     at = console()
-    at.text_input(key="search").input("fern")
-    at.text_input(key="site").input("demo")
-    at.selectbox(key="status").select("closed")
-    at.selectbox(key="version").select("v2")
-    at.selectbox(key="rating").select(5)
-    at.segmented_control(key="reviewed").set_value("To review")
+    at.text_input(key="filter_search").input("fern")
+    at.text_input(key="filter_site").input("demo")
+    at.selectbox(key="filter_status").select("closed")
+    at.selectbox(key="filter_version").select("v2")
+    at.selectbox(key="filter_rating").select(5)
+    at.segmented_control(key="filter_reviewed").set_value("To review")
     at = at.run()
     assert not at.exception
     asked = world.called("GET", "/conversations")[-1]
@@ -45,10 +45,10 @@ def test_a_filter_without_a_hit_and_an_empty_house_say_what_to_do(
     console: Console, world: World
 ) -> None:
     at = console()
-    at = at.text_input(key="search").input("no such words").run()
+    at = at.text_input(key="filter_search").input("no such words").run()
     assert "No conversation matches." in texts(at)
     world.conversations.clear()
-    at = at.text_input(key="search").input("").run()
+    at = at.text_input(key="filter_search").input("").run()
     assert "There are no conversations yet." in texts(at)
     assert not at.exception
 

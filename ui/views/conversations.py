@@ -13,6 +13,7 @@ from ui.trail import Trail
 PAGE_SIZE = 25
 OPEN = "conversation"  # the query parameter that names the open conversation
 TRAIL = "conversations_trail"
+STARS = {score: "★" * score for score in (5, 4, 3, 2, 1)}
 REVIEWED = {"All": None, "To review": False, "Reviewed": True}
 
 
@@ -60,15 +61,15 @@ def _filters() -> dict[str, Any]:
     known = _known_versions()
     with st.container(horizontal=True, vertical_alignment="bottom"):
         q = st.text_input(
-            "Search", placeholder="Words in the conversation", key="search", width=220,
+            "Search", placeholder="Words in the conversation", key="filter_search", width=220,
             persist_state="session", icon=":material/search:",
         )  # fmt: skip
-        status = _choice("Status", "status", list(STATUS_LABELS), STATUS_LABELS)
-        site = st.text_input("Site", key="site", width=110, persist_state="session")
-        version = _choice("Version", "version", known, {})
-        rating = _choice("Rating", "rating", [5, 4, 3, 2, 1], {n: "★" * n for n in range(1, 6)})
+        status = _choice("Status", "filter_status", list(STATUS_LABELS), STATUS_LABELS)
+        site = st.text_input("Site", key="filter_site", width=110, persist_state="session")
+        version = _choice("Version", "filter_version", known, {})
+        rating = _choice("Rating", "filter_rating", list(STARS), STARS)
         reviewed = st.segmented_control(
-            "Review", list(REVIEWED), key="reviewed", default="All", required=True,
+            "Review", list(REVIEWED), key="filter_reviewed", default="All", required=True,
             persist_state="session",
         )  # fmt: skip
     chosen = {

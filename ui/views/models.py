@@ -30,11 +30,13 @@ def page() -> None:
     chosen = _choose(versions)
     with session.asking():
         detail = session.api().version(chosen)
-    _version(detail, versions)
-    st.subheader("Changes of the live version", anchor=False)
-    _history(detail.history)
+        live = session.api().version(versions.live) if versions.live else None
+    _version(detail)
+    st.subheader("Promotions", anchor=False)
+    st.caption("Of this version and the live one. The page Audit lists all of them.")
+    _history([*detail.history, *(live.history if live else [])])
     if session.may("admin"):
-        show_roll_back(detail.history)
+        show_roll_back()
 
 
 def _table(versions: Versions) -> None:
@@ -69,17 +71,17 @@ def _choose(versions: Versions) -> str:
             ids,
             index=ids.index(default) if default in ids else 0,
             format_func=lambda name: f"{name} ({states[name]})",
-            key="version",
+            key="models_version",
             width=420,
         )
     )
 
 
-def _version(detail: VersionDetail, versions: Versions) -> None:
+def _version(detail: VersionDetail) -> None:
     left, right = st.columns([2.7, 1], gap="large")
     with left:
         _facts(detail)
-        _comparison(detail, versions)
+        _comparison(detail)
     with right, st.container(border=True):
         _decision(detail)
         if session.may("admin"):
@@ -99,9 +101,9 @@ def _facts(detail: VersionDetail) -> None:
     st.caption(" · ".join(parts))
 
 
-def _comparison(detail: VersionDetail, versions: Versions) -> None:
+def _comparison(detail: VersionDetail) -> None:
     """This version beside the live one and the base, on the same held-out dialogues."""
-    columns = columns_of(detail, versions)
+    columns = columns_of(detail)
     if not columns:
         st.info("This version has no report, so there are no numbers to compare.")
         return
@@ -170,7 +172,9 @@ def _report(detail: VersionDetail) -> None:
     )
 
 
-def _history(history: list[Promotion]) -> None:
+def _history(changes: list[Promotion]) -> None:
+    """What is known of the shown and of the live version, each change once, the newest first."""
+    history = sorted({(c.at, c.version_id): c for c in changes}.values(), key=lambda c: -c.at)
     if not history:
         st.info("Nothing was promoted yet.")
         return

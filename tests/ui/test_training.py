@@ -1,0 +1,167 @@
+"""The training page: preview, start once, watch, reload, cancel, history."""
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from tests.ui.conftest import Console, named, texts
+from tests.ui.fake_api import NOW, World
+
+
+def press_start(at: AppTest) -> AppTest:
+    return named(at.button, "Start training").click().run()
+
+
+def bar(at: AppTest) -> str:
+    return str(at.main.get("progress")[0].text)
+
+
+def test_the_preview_shows_what_a_run_would_learn(console: Console) -> None:
+    at = console("training", user="rae")
+    shown = {metric.label: metric.value for metric in at.metric}
+    assert shown["Dialogues"] == "412"
+    assert shown["Tokens"] == "182,340"
+    assert shown["Corrections"] == "5"
+    said = texts(at)
+    assert "EMAIL 31" in said
+    assert "I am Jo Doe, jo@example.com" in said
+    assert "I am [NAME], [EMAIL]" in said
+
+
+def test_a_reviewer_cannot_start_a_run(console: Console) -> None:
+    at = console("training", user="rae")
+    assert "Administrators start training runs." in texts(at)
+    assert not at.number_input
+
+
+def test_the_settings_reach_the_server(console: Console, world: World) -> None:
+    at = console("training")
+    named(at.number_input, "Epochs").set_value(2.0)
+    named(at.number_input, "LoRA rank").set_value(8)
+    named(at.number_input, "Most steps").set_value(20)
+    at.checkbox[0].check()
+    at = press_start(at)
+    assert not at.exception
+    [run] = world.runs
+    assert run["settings"] == {
+        "epochs": 2.0, "learning_rate": 0.001, "rank": 8, "max_steps": 20, "auto_promote": True,
+    }  # fmt: skip
+    assert "A training run is going on" in texts(at)
+
+
+def test_a_double_click_makes_one_run(console: Console, world: World) -> None:
+    at = console("training")
+    start = named(at.button, "Start training")
+    start.click().run()
+    start.click()  # the same button, of the form as the browser still shows it
+    at.run()
+    assert not at.exception
+    assert len(world.runs) == 1
+    assert "A training run is going on" in texts(at)
+
+
+def test_two_clicks_before_an_answer_send_the_same_request(console: Console, world: World) -> None:
+    """A second click interrupts the script after the call and before it could note that."""
+    at = console("training")
+    request_id = at.session_state["training_request_id"]
+    press_start(at)
+    at.session_state["training_request_id"] = request_id
+    world.runs[0]["state"] = "completed"  # so that the server alone would allow another one
+    at = at.run()
+    at = press_start(at)
+    assert not at.exception
+    assert len(world.called("POST", "/training/runs")) == 2
+    assert len(world.runs) == 1
+
+
+def test_a_run_of_somebody_else_is_shown_and_not_doubled(console: Console, world: World) -> None:
+    at = console("training")
+    world.rival = True  # somebody else's call arrives just before ours
+    at = press_start(at)
+    assert not at.exception
+    assert len(world.runs) == 1
+    said = texts(at)
+    assert "A run was going on already; no second one was started." in said
+    assert "A training run is going on" in said
+
+
+def test_a_reload_shows_the_run_going_on_with_its_whole_curve(
+    console: Console, world: World
+) -> None:
+    run = world.begin_run(steps=40)
+    first = console("training")
+    assert bar(first).startswith("Step 40 of 120")
+    for step in range(41, 61):
+        world.train_step(run, step)
+    again = console("training")  # a new tab: nothing of the first one's state
+    assert not again.exception
+    assert bar(again).startswith("Step 60 of 120")
+    assert len(again.session_state["training_curve"].points) == 60
+    assert {m.label: m.value for m in again.metric}["Tokens per second"] == "268"
+    assert named(again.button, "Yes, cancel the run")
+    assert "Start training" not in [button.label for button in again.button]
+
+
+def test_the_curve_grows_by_the_new_lines_alone(console: Console, world: World) -> None:
+    run = world.begin_run(steps=40)
+    at = console("training")
+    world.train_step(run, 41)
+    at = at.run()
+    asked = [body for path, body in _progress_calls(world, run["id"]) if path]
+    assert asked[-1] == {"after": "41"}
+    assert {"after": "40"} in asked
+    assert len(at.session_state["training_curve"].points) == 41
+
+
+def _progress_calls(world: World, run_id: str) -> list[tuple[str, dict[str, str]]]:
+    path = f"/training/runs/{run_id}/progress"
+    return [(path, body) for body in world.called("GET", path)]
+
+
+def test_a_cancelled_run_moves_to_the_history(console: Console, world: World) -> None:
+    world.begin_run(steps=10)
+    at = console("training")
+    at = named(at.button, "Yes, cancel the run").click().run()
+    assert not at.exception
+    assert world.runs[0]["state"] == "cancelled"
+    assert "A training run is going on" not in texts(at)
+    assert list(at.dataframe[-1].value["State"]) == ["cancelled"]
+    assert named(at.button, "Start training")
+
+
+def test_a_failed_run_says_why(console: Console, world: World) -> None:
+    run = world.begin_run(steps=10)
+    run.update(state="failed", error="no room left on the disk", ended_at=NOW + 1000)
+    at = console("training")
+    assert "The last run failed." in texts(at)
+    assert "no room left on the disk" in texts(at)
+    assert list(at.dataframe[-1].value["Error"]) == ["no room left on the disk"]
+
+
+def test_why_no_run_can_start_is_said(console: Console, world: World) -> None:
+    world.can_start = False
+    at = console("training")
+    assert "no train_data is set and nothing is reviewed" in texts(at)
+    assert "Start training" not in [button.label for button in at.button]
+
+
+def test_a_server_that_goes_away_is_named(
+    console: Console, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.begin_run(steps=10)
+    at = console("training")
+    monkeypatch.setenv("FRONTDESK_PUBLIC_URL", "http://127.0.0.1:9")
+    at = at.run()
+    assert not at.exception
+    assert "http://127.0.0.1:9" in texts(at)
+    assert "Try again" in [button.label for button in at.button]
+
+
+def test_a_run_that_ends_while_watched_redraws_the_page(console: Console, world: World) -> None:
+    """What the fragment does two seconds later: it sees the end and redraws everything."""
+    run = world.begin_run(steps=10)
+    at = console("training")
+    run.update(state="completed", version_id="v5", ended_at=NOW + 1000)
+    at = at.run()
+    assert not at.exception
+    assert "A training run is going on" not in texts(at)
+    assert list(at.dataframe[-1].value["Version"]) == ["v5"]
