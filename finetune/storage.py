@@ -1,0 +1,72 @@
+"""Files and directories that appear whole or not at all, and a full disk by its name."""
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from chatbot.errors import StorageFull
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextlib.contextmanager
+def full_disk_named(target: Path) -> Iterator[None]:
+    """Turn the operating system's "no space left" into StorageFull."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise StorageFull(
+                f"no room left to write {target}. Free space there and try again; what was "
+                "stored before is unchanged."
+            ) from error
+        raise
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write and flush to the disk: an error comes now, not when it is too late."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file beside its place and move it there.
+
+    Raises:
+        StorageFull: nothing is left behind, and the old file is as it was.
+    """
+    with full_disk_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            write_file(draft, data)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_directory(target: Path) -> Iterator[Path]:
+    """A scratch directory that becomes ``target`` at the end; nothing is left when it fails.
+
+    Raises:
+        StorageFull: the disk has no room.
+        FileExistsError: ``target`` is there already.
+    """
+    with full_disk_named(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            yield scratch
+            scratch.chmod(0o755)
+            if target.exists():
+                raise FileExistsError(errno.EEXIST, "exists already", str(target))
+            scratch.rename(target)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
