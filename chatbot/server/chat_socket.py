@@ -20,9 +20,10 @@ from chatbot.conversation.interface import Catchup
 from chatbot.errors import FrontdeskError, NotAllowed, NotFound, ProtocolViolation
 from chatbot.protocol import SocketState
 from chatbot.server.auth import VisitorClaims, check_origin, signer_of
+from chatbot.server.crew import run_together
 from chatbot.server.follow import Follower, LogReset, live_frame, seen_events, visitor_view
 from chatbot.server.hub import Watcher
-from chatbot.server.sockets import Peer, first_of, read_log, run_socket
+from chatbot.server.sockets import Peer, read_log, run_socket
 from chatbot.server.state import Room
 
 log = structlog.get_logger()
@@ -55,7 +56,7 @@ async def _session(peer: Peer) -> None:
         with peer.room.hub.watch(conversation_id) as watcher:
             chat = _Chat(peer, claims, conversation_id, watcher)
             await chat.greet(frame)
-            await first_of(chat.read_frames(), chat.write_news())
+            await run_together(chat.read_frames(), chat.write_news())
 
 
 async def _authenticate(peer: Peer, token: str) -> VisitorClaims:

@@ -24,6 +24,7 @@ from chatbot.errors import (
 )
 from chatbot.protocol import SocketState
 from chatbot.server.auth import StaffClaims, read_staff
+from chatbot.server.crew import Crew, end_tasks
 from chatbot.server.desk_list import Line
 from chatbot.server.follow import Follower, Frame, LogReset, live_frame, seen_events, staff_view
 from chatbot.server.hub import Watcher
@@ -47,34 +48,24 @@ async def _session(peer: Peer) -> None:
     claims = await asyncio.to_thread(read_staff, services, frame.token)
     peer.expires_at = claims.expires_at
     structlog.contextvars.bind_contextvars(agent=claims.username)
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            desk = _Desk(peer, claims, tasks)
-            tasks.create_task(desk.keep_list())
-            tasks.create_task(desk.read_frames())
-            tasks.create_task(desk.stay_welcome(frame.token))
-    except BaseExceptionGroup as group:
-        raise _first(group) from None
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The exception that ended a task group; the others followed from it."""
-    problem: BaseException = group
-    while isinstance(problem, BaseExceptionGroup):
-        problem = problem.exceptions[0]
-    return problem
+    crew = Crew()
+    desk = _Desk(peer, claims, crew)
+    crew.spawn(desk.keep_list())
+    crew.spawn(desk.read_frames())
+    crew.spawn(desk.stay_welcome(frame.token))
+    await crew.run()
 
 
 class _Desk:
     """An open desk."""
 
-    def __init__(self, peer: Peer, claims: StaffClaims, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, peer: Peer, claims: StaffClaims, crew: Crew) -> None:
         self._peer = peer
         self._room = peer.room
         self._log = peer.room.services.log
         self._user = claims.username
         self._role = claims.role
-        self._tasks = tasks
+        self._crew = crew
         self._watched: dict[ConversationId, asyncio.Task[None]] = {}
         self._listed: dict[str, Line] = {}
 
@@ -125,19 +116,19 @@ class _Desk:
 
     # -- watching
 
-    def _watch(self, frame: protocol.ConversationWatch) -> None:
+    async def _watch(self, frame: protocol.ConversationWatch) -> None:
         conversation_id = ConversationId(frame.conversation_id)
-        self._unwatch(conversation_id)
+        await self._unwatch(conversation_id)
         if len(self._watched) >= MOST_WATCHED:
             raise RequestRefused(f"at most {MOST_WATCHED} conversations at once: close some")
-        self._watched[conversation_id] = self._tasks.create_task(
+        self._watched[conversation_id] = self._crew.spawn(
             self._follow(conversation_id, frame.epoch, frame.offset)
         )
 
-    def _unwatch(self, conversation_id: ConversationId) -> None:
+    async def _unwatch(self, conversation_id: ConversationId) -> None:
         task = self._watched.pop(conversation_id, None)
         if task is not None:
-            task.cancel()
+            await end_tasks([task])
 
     async def _follow(
         self, conversation_id: ConversationId, epoch: str | None, offset: int | None
@@ -213,9 +204,9 @@ class _Desk:
     async def _take(self, frame: protocol.DeskFrame) -> None:
         match frame:
             case protocol.ConversationWatch():
-                self._watch(frame)
+                await self._watch(frame)
             case protocol.ConversationUnwatch():
-                self._unwatch(ConversationId(frame.conversation_id))
+                await self._unwatch(ConversationId(frame.conversation_id))
             case protocol.ConversationClaim():
                 await self._move(frame.conversation_id, "human", "claimed", agent=self._user)
             case protocol.ConversationRelease():

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from chatbot.conversation.events import ConversationId
 from chatbot.conversation.interface import ConversationLog
 from chatbot.errors import FrontdeskError
+from chatbot.server.crew import end_tasks
 
 log = structlog.get_logger()
 TYPING_CHANNEL = "fd:typing"
@@ -85,9 +86,7 @@ class Hub:
         ]
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         self._tasks = []
 
     @contextmanager

@@ -7,7 +7,7 @@ Text of an unexpected exception never reaches the peer: it is logged, and the so
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
 import structlog
@@ -26,6 +26,7 @@ from chatbot.errors import (
     StoreUnavailable,
 )
 from chatbot.protocol import CloseCode
+from chatbot.server.crew import run_together
 from chatbot.server.follow import LogReset
 from chatbot.server.limits import FrameBudget, SocketLimits
 from chatbot.server.state import Room
@@ -133,20 +134,6 @@ class Peer:
             log.debug("socket.close_not_sent", code=int(code))
 
 
-async def first_of(*jobs: Coroutine[Any, Any, None]) -> None:
-    """Run until the first job ends; cancel the others, wait for them, and raise its exception."""
-    tasks = [asyncio.create_task(job) for job in jobs]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
-
-
 async def read_log(limits: SocketLimits, read: Callable[[], Awaitable[Read]]) -> Read:
     """Read, and wait for a store that is away for a moment.
 
@@ -182,7 +169,7 @@ async def run_socket(
 
     with room.metrics.open_socket(kind), room.open_socket():
         try:
-            await first_of(converse(), _until_stopping(room))
+            await run_together(converse(), _until_stopping(room))
         except Gone:
             return
         except MustClose as end:

@@ -19,6 +19,7 @@ from chatbot.conversation.events import Lease
 from chatbot.conversation.log import RedisLog
 from chatbot.record.database import Database
 from chatbot.server.app import create_app
+from chatbot.server.crew import end_tasks
 from chatbot.server.limits import SocketLimits
 from chatbot.server.run import RoomServer, make_server
 from chatbot.server.sites import ensure_demo_site
@@ -214,10 +215,9 @@ class ScriptedWorker:
         try:
             yield self
         finally:
-            task.cancel()
-            results = await asyncio.gather(task, return_exceptions=True)
-            if isinstance(results[0], Exception):
-                raise results[0]
+            await end_tasks([task])
+        if not task.cancelled():
+            task.result()
 
     async def _run(self) -> None:
         log = self.services.log
