@@ -11,14 +11,23 @@ from collections.abc import Iterable
 from chatbot.conversation.events import Event
 from chatbot.prompt import ChatMessage
 
+# client_message_id of the note that holds a playground's own system prompt. Ids that clients send
+# have no space (protocol.Id), so no agent's note is ever taken for it.
+SYSTEM_PROMPT_NOTE = "system prompt"
+
 
 def conversation_messages(events: Iterable[Event], system_prompt: str) -> list[ChatMessage]:
     """Chat messages of a log: visitor as user; bot and agents as assistant. A system message
-    comes first unless ``system_prompt`` is empty.
+    comes first unless ``system_prompt`` is empty; a playground may have its own.
 
     A reply stands where it was asked for, after the messages it had read (``upto``), also when the
     visitor wrote on while it was being written: so the last message is what is to be answered.
     """
+    events = list(events)
+    for event in events:
+        own = event.data.get("client_message_id") == SYSTEM_PROMPT_NOTE
+        if own and event.type == "note.created":
+            system_prompt = str(event.data["text"])
     messages = [message for _, message in placed_messages(events)]
     if system_prompt:
         messages.insert(0, {"role": "system", "content": system_prompt})
