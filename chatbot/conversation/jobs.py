@@ -9,7 +9,7 @@ from redis.exceptions import ResponseError
 
 from chatbot.conversation import keys
 from chatbot.conversation.events import ConversationId
-from chatbot.conversation.store import Scripts, as_text, store_errors
+from chatbot.conversation.store import Scripts, as_text, call_store
 
 MAX_WAIT = 1.0  # seconds of one blocking read; silent jobs of others are looked for in between
 CLUSTER_POLL = 0.2  # seconds between looks on a cluster, where one read cannot wait on 64 slots
@@ -58,32 +58,31 @@ class JobStreams:
         if self._scripts.clustered:
             await asyncio.sleep(min(seconds, CLUSTER_POLL))
             return []
-        with store_errors():
-            try:
-                answer = await self._redis.xreadgroup(
-                    keys.GROUP,
-                    keys.CONSUMER,
-                    dict.fromkeys(self._streams, ">"),
-                    count=1,
-                    block=max(1, int(seconds * 1000)),
-                )
-            except ResponseError as error:
-                if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
-                    raise
-                return []  # the store was flushed: take() makes the groups again
+        answer = await call_store(lambda: self._read(seconds))
         return [
             Job(self._lane_of[stream], job_id, ConversationId(fields["c"]), fields["r"])
             for stream, job_id, fields in _deliveries(answer)
         ]
 
+    async def _read(self, seconds: float) -> Any:
+        try:
+            return await self._redis.xreadgroup(
+                keys.GROUP,
+                keys.CONSUMER,
+                dict.fromkeys(self._streams, ">"),
+                count=1,
+                block=max(1, int(seconds * 1000)),
+            )
+        except ResponseError as error:
+            if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
+                raise
+            return None  # the store was flushed: take() makes the groups again
+
     async def drop(self, job: Job) -> None:
         """Forget a job whose conversation does not exist."""
         stream = self._streams[job.lane]
-        with store_errors():
-            async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.xack(stream, keys.GROUP, job.job_id)
-                pipe.xdel(stream, job.job_id)
-                await pipe.execute()
+        await call_store(lambda: self._redis.xack(stream, keys.GROUP, job.job_id))
+        await call_store(lambda: self._redis.xdel(stream, job.job_id))
 
 
 def _deliveries(answer: Any) -> list[tuple[str, str, dict[str, str]]]:

@@ -5,7 +5,7 @@ so: docs/decisions/0004-conversation-log.md. Every write is one Lua script on on
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Literal, cast
 
 from redis.asyncio import Redis
@@ -27,7 +27,7 @@ from chatbot.conversation.events import (
 from chatbot.conversation.interface import Catchup, DeltaOutcome
 from chatbot.conversation.jobs import Job, JobStreams
 from chatbot.conversation.restore import Restorer
-from chatbot.conversation.store import Scripts, as_text, store_errors
+from chatbot.conversation.store import Scripts, as_text, call_store
 from chatbot.errors import Conflict, InputError, NotFound, StoreUnavailable
 
 OPEN_DAYS = 30  # open conversations come back to the desk's list when not older
@@ -144,11 +144,12 @@ class RedisLog:
         self, template: str, limit: int, newest: bool = True
     ) -> list[tuple[ConversationId, int]]:
         """Members of a lane's sorted set with their scores, up to ``limit`` of each lane."""
-        with store_errors():
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for name in keys.lane_keys(template):
-                    pipe.zrange(name, 0, limit - 1, desc=newest, withscores=True)
-                lanes = await pipe.execute()
+
+        def fill(pipe: Any) -> None:
+            for name in keys.lane_keys(template):
+                pipe.zrange(name, 0, limit - 1, desc=newest, withscores=True)
+
+        lanes = await self._pipeline(fill)
         return [
             (ConversationId(as_text(member)), int(score))
             for lane in lanes
@@ -156,13 +157,24 @@ class RedisLog:
         ]
 
     async def _heads(self, conversation_ids: list[ConversationId]) -> list[Head]:
-        with store_errors():
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for conversation_id in conversation_ids:
-                    pipe.hgetall(keys.keys_of(conversation_id).head)
-                found = await pipe.execute()
+        def fill(pipe: Any) -> None:
+            for conversation_id in conversation_ids:
+                pipe.hgetall(keys.keys_of(conversation_id).head)
+
+        found = await self._pipeline(fill)
         decoded = [{as_text(k): as_text(v) for k, v in fields.items()} for fields in found]
         return [_head_of(fields) for fields in decoded if fields]
+
+    async def _pipeline(self, fill: Callable[[Any], None]) -> list[Any]:
+        """Results of the reading commands that ``fill`` puts into a pipeline."""
+
+        async def execute() -> list[Any]:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                fill(pipe)
+                results: list[Any] = await pipe.execute()
+                return results
+
+        return await call_store(execute)
 
     # -- writing
 
@@ -200,7 +212,9 @@ class RedisLog:
         if not 1 <= score <= 5:
             raise InputError(f"score={score} is out of range: 1 to 5")
         data = {"score": score, "comment": comment}
-        accepted = await self._append(conversation_id, "rating.given", "rating", data, "", "")
+        accepted = await self._append(
+            conversation_id, "rating.given", "rating", data, _random(), ""
+        )
         return accepted.offset
 
     async def _append(
@@ -212,7 +226,7 @@ class RedisLog:
         client_id: str,
         author: str,
     ) -> Accepted:
-        field = keys.ID_FIELD.format(role=role, client_id=client_id) if client_id else ""
+        field = keys.ID_FIELD.format(role=role, client_id=client_id)
         reply = await self._run(
             "append", conversation_id, kind, role, field, _json(data), author, _random()
         )
@@ -379,16 +393,14 @@ class RedisLog:
         await self._scripts.run("recorded", names, conversation_id, epoch, offset)
 
     async def restore_open(self) -> int:
-        with store_errors():
-            if await self._redis.exists(keys.RESTORED):
-                return 0
-            now, _ = await self._redis.time()
+        if await call_store(lambda: self._redis.exists(keys.RESTORED)):
+            return 0
+        now, _ = await call_store(self._redis.time)
         since = 1000 * (int(now) - OPEN_DAYS * 86400)
         found = await self._restorer.open_since(since)
         for conversation_id in found:
             await self.head(conversation_id)
-        with store_errors():
-            await self._redis.set(keys.RESTORED, now)
+        await call_store(lambda: self._redis.set(keys.RESTORED, now))
         return len(found)
 
 

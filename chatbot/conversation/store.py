@@ -1,18 +1,20 @@
 """The store under the log: Lua scripts, and what its errors mean to the rest of the product."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import ConnectionError, NoScriptError, RedisClusterException, RedisError
 
 from chatbot.errors import InputError, StorageFull, StoreUnavailable
 
 LUA = Path(__file__).parent / "lua"
+T = TypeVar("T")
+RECONNECTS = 2  # tries after the first, of a call that met a dead connection
 ALONE = frozenset({"take"})  # scripts of lanes, not of one conversation: without common.lua
 
 # Error replies that mean "no room"; MISCONF is sent when the last save to disk failed.
@@ -38,6 +40,23 @@ def store_errors() -> Iterator[None]:
         yield
     except (RedisError, RedisClusterException, OSError) as error:
         raise map_store_error(error) from error
+
+
+async def call_store(call: Callable[[], Awaitable[T]]) -> T:
+    """The result of ``call``, tried again at once when its connection turns out to be dead: pools
+    keep connections over a restart of the store. So ``call`` may have had its effect already, and
+    must bear to be repeated.
+
+    Raises:
+        StoreUnavailable, StorageFull
+    """
+    with store_errors():
+        for _ in range(RECONNECTS):
+            try:
+                return await call()
+            except ConnectionError:
+                continue
+        return await call()
 
 
 def as_text(value: Any) -> Any:
@@ -83,14 +102,13 @@ class Scripts:
             ) from None
 
     async def _call(self, name: str, keys: Sequence[str], args: tuple[str | int, ...]) -> list[Any]:
-        with store_errors():
+        parts = (len(keys), *keys, self._publish, *args)
+
+        async def evaluate() -> Any:
             try:
-                reply = await self._redis.evalsha(
-                    self._sha[name], len(keys), *keys, self._publish, *args
-                )
+                return await self._redis.evalsha(self._sha[name], *parts)
             except NoScriptError:
-                reply = await self._redis.eval(
-                    self._source[name], len(keys), *keys, self._publish, *args
-                )
-        decoded: list[Any] = as_text(reply)
+                return await self._redis.eval(self._source[name], *parts)
+
+        decoded: list[Any] = as_text(await call_store(evaluate))
         return decoded

@@ -1,15 +1,12 @@
--- ARGV: publish, event type, role (visitor | agent | note | rating), idempotency field ('' for
--- none), data JSON, author, next reply id. Returns ok, offset, duplicate; or conflict.
+-- ARGV: publish, event type, role (visitor | agent | note | rating), idempotency field, data JSON, author, next reply id. Returns ok, offset, duplicate; or conflict.
 local trouble = open_head(true)
 if trouble then
   return { trouble }
 end
 local role, field = ARGV[3], ARGV[4]
-if field ~= '' then
-  local seen = redis.call('HGET', IDS, field)
-  if seen then
-    return { 'ok', seen, 1 }
-  end
+local seen = redis.call('HGET', IDS, field)
+if seen then
+  return { 'ok', seen, 1 }
 end
 if role == 'agent' and (h.status ~= 'human' or h.agent ~= ARGV[6]) then
   return { 'conflict', h.status, h.agent }
@@ -18,9 +15,7 @@ if role == 'visitor' and h.status == 'closed' then
   change_status('bot', 'visitor_wrote', 'visitor', '')
 end
 local offset = append_event(ARGV[2], ARGV[5])
-if field ~= '' then
-  redis.call('HSET', IDS, field, int(offset))
-end
+redis.call('HSET', IDS, field, int(offset))
 if role == 'visitor' then
   set('asked', int(offset))
   enqueue_if_due(ARGV[7])

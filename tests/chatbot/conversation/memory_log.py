@@ -385,9 +385,7 @@ class MemoryLog:
         found = [(cid, self._all[cid].head.offset) for cid in self._dirty]
         return sorted(found, key=lambda item: item[1])[:limit]
 
-    async def mark_recorded(
-        self, conversation_id: ConversationId, offset: int, epoch: str
-    ) -> None:
+    async def mark_recorded(self, conversation_id: ConversationId, offset: int, epoch: str) -> None:
         c = self._all.get(conversation_id)
         if c is None or epoch != c.head.epoch:
             return

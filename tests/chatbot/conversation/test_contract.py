@@ -26,7 +26,7 @@ NOWHERE = ConversationId("nowhere")
 TRICKY = [
     "plain",
     "é ß 漢字 🙂 👩‍👩‍👧",
-    'quotes " \\ / \' and {braces} [lists]',
+    "quotes \" \\ / ' and {braces} [lists]",
     "line\u2028separator\u2029 and \x7f",
     "nul \x00 and \x1f control\n\t",
     "</script><b>",
@@ -161,9 +161,7 @@ async def test_a_message_is_appended_once_per_client_id(log: ConversationLog) ->
 
 async def test_client_ids_of_roles_are_kept_apart(log: ConversationLog) -> None:
     cid = await begin(log)
-    await log.append_message(
-        cid, role="visitor", text="one", client_message_id="1", author=VISITOR
-    )
+    await log.append_message(cid, role="visitor", text="one", client_message_id="1", author=VISITOR)
     await log.change_status(cid, "human", reason="claimed", actor="anna", agent="anna")
     said = await log.append_message(
         cid, role="agent", text="two", client_message_id="1", author="anna"
@@ -383,9 +381,7 @@ async def test_back_with_the_bot_it_is_silent_when_an_agent_answered(log: Conver
     cid = await begin(log)
     await ask(log, cid)
     await log.change_status(cid, "human", reason="claimed", actor="anna", agent="anna")
-    await log.append_message(
-        cid, role="agent", text="done", client_message_id="a1", author="anna"
-    )
+    await log.append_message(cid, role="agent", text="done", client_message_id="a1", author="anna")
     await log.change_status(cid, "bot", reason="released", actor="anna")
     await no_job(log)
 
@@ -411,9 +407,7 @@ async def test_the_desk_list(log: ConversationLog) -> None:
         await ask(log, cid)
         await asyncio.sleep(0.003)  # activity is kept in milliseconds
     pinned = ConversationId("p1")
-    await log.create(
-        pinned, site="demo", visitor=VISITOR, kind="playground", pinned_version="v-9"
-    )
+    await log.create(pinned, site="demo", visitor=VISITOR, kind="playground", pinned_version="v-9")
     await ask(log, pinned)
     ids = [head.conversation_id for head in await log.open_conversations()]
     assert ids == ["c2", "c1", "c0"]

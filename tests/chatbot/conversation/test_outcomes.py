@@ -96,9 +96,7 @@ async def test_stop_reaches_a_reply_that_waits_for_its_next_worker(log: Conversa
     assert await shape(log, cid) == ["visitor: hello", "bot (stopped): Half a"]
 
 
-@pytest.mark.parametrize(
-    ("status", "agent"), [("waiting", ""), ("human", "anna"), ("closed", "")]
-)
+@pytest.mark.parametrize(("status", "agent"), [("waiting", ""), ("human", "anna"), ("closed", "")])
 async def test_after_a_hand_over_no_bot_text(
     log: ConversationLog, status: Status, agent: str
 ) -> None:

@@ -1,5 +1,6 @@
 """The log as chat messages."""
 
+import itertools
 from typing import Any
 
 from chatbot.conversation.events import Event, EventType
@@ -80,5 +81,5 @@ def test_a_conversation_is_a_prefix_of_itself_one_turn_later() -> None:
         _said("visitor", "c"), _bot("C", 5), _said("visitor", "d"),
     )  # fmt: skip
     prompts = [_lines([e for e in events if e.offset <= upto], "s") for upto in (1, 3, 5, 7)]
-    for earlier, later in zip(prompts, prompts[1:], strict=False):
+    for earlier, later in itertools.pairwise(prompts):
         assert later[: len(earlier)] == earlier
