@@ -120,9 +120,8 @@ function show() {
     greeting: session.info && (session.info.welcome || 'Hello! How can we help you?'),
     extra: extraItems(),
   });
-  const follow = messages.show(items);
-  if (follow) messages.toEnd();
-  $('newest').hidden = messages.atEnd();
+  messages.show(items);
+  $('newest').hidden = messages.following;
   showHeader();
   showBanner();
   showControls();
@@ -276,7 +275,7 @@ function wire() {
     focusInput();
   });
   $('newest').addEventListener('click', () => messages.toEnd());
-  $('log').addEventListener('scroll', () => ($('newest').hidden = messages.atEnd()), { passive: true });
+  $('log').addEventListener('scroll', () => ($('newest').hidden = messages.following), { passive: true });
   $('banner-action').addEventListener('click', () => bannerRun?.());
   $('stars').addEventListener('change', () => ($('rating-more').hidden = false));
   $('rating').addEventListener('submit', (event) => {

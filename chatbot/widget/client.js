@@ -336,7 +336,11 @@ export class Connection {
 
   #closed(code, reason) {
     const wasOpen = this.state === 'open';
-    if (wasOpen && Date.now() - this.#openedAt > this.timing.stable) this.#attempts = 0;
+    if (wasOpen) {
+      // the server is there; only one that closes again and again is given more time
+      const stable = Date.now() - this.#openedAt > this.timing.stable;
+      this.#attempts = stable ? 0 : Math.min(this.#attempts, 2);
+    }
     this.#forget();
     this.options.onClose(code);
     if (FATAL.has(code)) return this.#end(code, reason);

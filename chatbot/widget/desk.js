@@ -190,7 +190,7 @@ function showTalk() {
   });
   messages.show(items);
   if (changedTalk) messages.toEnd();
-  $('newest').hidden = messages.atEnd();
+  $('newest').hidden = messages.following;
   showHead(transcript);
   showComposer(transcript);
 }
@@ -228,8 +228,10 @@ function composerHint({ status, agent }) {
   return 'Take over to write to the visitor.';
 }
 
+const mayWrite = () => Boolean(session.transcript) && (writingNote || session.holding);
+
 function showComposer(transcript) {
-  const can = writingNote || session.holding;
+  const can = mayWrite();
   $('composer').classList.toggle('note', writingNote);
   $('mode-reply').setAttribute('aria-pressed', String(!writingNote));
   $('mode-note').setAttribute('aria-pressed', String(writingNote));
@@ -311,7 +313,7 @@ function setMode(note) {
 function send(event) {
   event?.preventDefault();
   const text = $('text').value;
-  if ($('send').disabled || !text.trim()) return;
+  if (!mayWrite() || !text.trim()) return;
   session.write(writingNote ? 'note.add' : 'message.send', text);
   $('text').value = '';
   show();
@@ -381,7 +383,7 @@ function wire() {
   $('mode-reply').addEventListener('click', () => setMode(false));
   $('mode-note').addEventListener('click', () => setMode(true));
   $('newest').addEventListener('click', () => messages.toEnd());
-  $('log').addEventListener('scroll', () => ($('newest').hidden = messages.atEnd()), { passive: true });
+  $('log').addEventListener('scroll', () => ($('newest').hidden = messages.following), { passive: true });
   for (const button of document.querySelectorAll('[data-filter]')) {
     button.addEventListener('click', () => {
       filter = button.dataset.filter;

@@ -61,6 +61,7 @@ function eventItem(event, staff) {
       return { ...base, key: `m:${event.client_message_id}`, kind: 'message', from, name, text: event.text };
     }
     case 'note.created':
+      if (!staff) return null; // the server sends visitors none; shown to none either
       return { ...base, key: `m:${event.client_message_id}`, kind: 'message', from: 'note', name: `${event.author} · private note`, text: event.text };
     case 'reply.completed':
     case 'reply.failed':
@@ -198,6 +199,10 @@ export class Messages {
     this.scroller = scroller;
     this.retry = retry;
     this.settled = false; // no entrance animation for what was there on load
+    this.following = true; // the reader stands at the end and stays there
+    scroller.addEventListener('scroll', () => (this.following = this.atEnd()), { passive: true });
+    // also when the field below grows, or a phone's keyboard comes up
+    new ResizeObserver(() => this.following && this.toEnd()).observe(scroller);
   }
 
   /** True when the reader stands at the end, give or take a line. */
@@ -207,6 +212,7 @@ export class Messages {
   }
 
   toEnd() {
+    this.following = true;
     this.scroller.scrollTop = this.scroller.scrollHeight;
   }
 
@@ -216,9 +222,8 @@ export class Messages {
     this.settled = false;
   }
 
-  /** Show `items`. Keeps the reader at the end if they were there; returns whether. */
+  /** Show `items`. Keeps the reader at the end if they were there. */
   show(items) {
-    const follow = this.atEnd();
     const keys = new Set(items.map((item) => item.key));
     for (const [key, { node }] of this.#nodes) {
       if (keys.has(key)) continue;
@@ -234,8 +239,7 @@ export class Messages {
       else this.scroller.insertBefore(node, at);
     }
     this.settled = items.length > 0;
-    if (follow) this.toEnd();
-    return follow;
+    if (this.following) this.toEnd();
   }
 
   #node(item) {
