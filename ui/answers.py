@@ -6,7 +6,7 @@ or mistyped field is an error of :mod:`ui.api`: console and server do not fit to
 
 from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 Role = Literal["agent", "reviewer", "admin"]
 RunState = Literal["queued", "running", "completed", "failed", "cancelled"]
@@ -24,7 +24,7 @@ class Page(Answer, Generic[T]):
     """Part of a list. ``next_cursor`` is None on the last page."""
 
     items: list[T]
-    next_cursor: str | int | None = None
+    next_cursor: str | None
 
 
 class User(Answer):
@@ -50,9 +50,10 @@ class Run(Answer):
     loss: float | None
     tokens_per_s: float | None
     seconds_left: float | None
-    phase: str | None
-    version_id: str | None
-    error: str | None
+    phase: str
+    version_id: str
+    error: str
+    cancel_requested: bool
     created_at: int
     started_at: int | None
     ended_at: int | None
@@ -95,9 +96,9 @@ class ConversationHead(Answer):
     status: str
     started_at: int
     updated_at: int
-    score: int | None = None
-    excluded: bool = False
-    exclusion_reason: str = ""
+    score: int | None
+    excluded: bool
+    exclusion_reason: str
 
 
 class Event(BaseModel):
@@ -185,7 +186,7 @@ class Decision(Answer):
     """Outcome of the promotion rule. ``reasons`` say what did not pass."""
 
     passed: bool
-    reasons: list[str] = Field(default_factory=list)
+    reasons: list[str]
 
 
 class Version(Answer):
@@ -193,27 +194,27 @@ class Version(Answer):
     state: Literal["candidate", "live", "retired"]
     base_model: str
     created_at: int
-    dataset_fingerprint: str | None
-    metrics: dict[str, Any] | None
-    decision: Decision | None
+    dataset_fingerprint: str
+    metrics: dict[str, Any]
+    decision: Decision
     promoted_at: int | None
-    promoted_by: str | None
-    reason: str | None
+    promoted_by: str
+    reason: str
 
 
 class Promotion(Answer):
     """A change of the live version."""
 
     version_id: str
-    previous_id: str | None = None
+    previous_id: str
     kind: str
     actor: str
-    reason: str | None = None
+    reason: str
     at: int
 
 
 class VersionDetail(Version):
-    manifest: dict[str, Any] | None
+    manifest: dict[str, Any]
     report: dict[str, Any] | None
     history: list[Promotion]
 
@@ -238,7 +239,7 @@ class Sites(Answer):
 class StaffMember(Answer):
     username: str
     role: Role
-    created_at: int | None = None
+    created_at: int
 
 
 class Staff(Answer):
@@ -250,8 +251,8 @@ class AuditItem(Answer):
     actor: str
     action: str
     subject: str
-    reason: str | None
-    data: dict[str, Any] | None = None
+    reason: str
+    data: dict[str, Any]
     at: int
 
 

@@ -112,7 +112,7 @@ class AdminApi:
         version: str | None = None,
         rating: int | None = None,
         reviewed: bool | None = None,
-        cursor: str | int | None = None,
+        cursor: str | None = None,
         limit: int = 25,
     ) -> Page[ConversationItem]:
         """Newest first. ``q`` is searched in what visitors, agents and the bot wrote."""
@@ -256,7 +256,7 @@ class AdminApi:
     def remove_staff(self, username: str) -> None:
         self._send("DELETE", f"/staff/{_part(username)}")
 
-    def audit(self, cursor: str | int | None = None, limit: int = 50) -> Page[AuditItem]:
+    def audit(self, cursor: str | None = None, limit: int = 50) -> Page[AuditItem]:
         params = _given({"cursor": cursor, "limit": limit})
         return self._ask(Page[AuditItem], "GET", "/audit", params=params)
 

@@ -74,10 +74,12 @@ def _headline(run: Run) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader("A training run is going on", anchor=False)
         st.badge(run.state, color=RUN_COLORS[run.state])  # type: ignore[arg-type]
-        if session.may("admin"):
+        if run.cancel_requested:
+            st.badge("cancelling", color="orange")
+        elif session.may("admin"):
             with st.popover("Cancel", icon=":material/stop_circle:"):
                 _cancel(run)
-    phase = "Waiting for the trainer" if run.state == "queued" else run.phase or ""
+    phase = "Waiting for the trainer" if run.state == "queued" else run.phase
     st.caption(
         f"{PHASES.get(phase, escaped(phase))} · started by {escaped(run.requested_by)} · "
         f"{when(run.started_at or run.created_at)}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from ui.answers import ConversationItem, Page
 
-Fetch = Callable[[str | int | None], Page[ConversationItem]]
+Fetch = Callable[[str | None], Page[ConversationItem]]
 
 
 @dataclass
@@ -14,9 +14,9 @@ class Trail:
     """Where somebody is in a list: the cursors of the pages up to this one, and its ids."""
 
     filters: dict[str, Any] = field(default_factory=dict)
-    cursors: list[str | int | None] = field(default_factory=lambda: [None])
+    cursors: list[str | None] = field(default_factory=lambda: [None])
     ids: list[str] = field(default_factory=list)
-    next_cursor: str | int | None = None
+    next_cursor: str | None = None
     loaded: bool = False
 
     def load(self, fetch: Fetch) -> Page[ConversationItem]:

@@ -61,8 +61,8 @@ class World:
             "id": f"run-{len(self.runs) + 1}", "state": "running" if steps else "queued",
             "requested_by": "ada", "settings": settings, "step": steps, "total_steps": total,
             "loss": None, "tokens_per_s": None, "seconds_left": None, "phase": "prepare",
-            "version_id": None, "error": None, "created_at": NOW, "started_at": None,
-            "ended_at": None,
+            "version_id": "", "error": "", "cancel_requested": False, "created_at": NOW,
+            "started_at": None, "ended_at": None,
         }  # fmt: skip
         self.runs.insert(0, run)
         self.progress[run["id"]] = []
@@ -164,11 +164,13 @@ def add_version(world: World, name: str, state: str, passed: bool | None, **give
     base, live = _numbers(8.31, 0.01, 18.2, 0.71), _numbers(2.2, 0.28, 46.0, 0.98)
     reasons: list[str] = []
     if passed is False:
-        reasons = ["stop rate 41.0 % is below 95.0 %"]
+        reasons = ["stop rate 41.0% is below 95.0%"]
+    elif passed is None:
+        reasons = ["the bare base model has no report"]
     version = {
         "id": name, "state": state, "base_model": "smollm2-135m", "created_at": NOW,
         "dataset_fingerprint": "5b7c9e" * 8, "metrics": metrics,
-        "decision": None if passed is None else {"passed": passed, "reasons": reasons},
+        "decision": {"passed": bool(passed), "reasons": reasons},
         "promoted_at": NOW if state != "candidate" else None,
         "promoted_by": "ada" if state != "candidate" else "", "reason": "",
         "manifest": {"settings": {"rank": 16}},
@@ -182,13 +184,15 @@ def add_version(world: World, name: str, state: str, passed: bool | None, **give
 
 
 def _some_versions(world: World) -> None:
-    add_version(world, "base", "retired", None, metrics=None, dataset_fingerprint="")
+    add_version(world, "base", "retired", None, metrics={}, dataset_fingerprint="")
     add_version(world, "v1", "retired", True, metrics=_numbers(2.4, 0.25, 43.0, 0.97))
     add_version(world, "v2", "live", True, metrics=_numbers(2.2, 0.28, 46.0, 0.98))
     add_version(world, "v3", "candidate", True)
     bad = _numbers(2.1, 0.31, 48.0, 0.41)
     add_version(world, "v4", "candidate", False, metrics=bad)
     world.history = [
+        {"version_id": "base", "previous_id": "", "kind": "initial", "actor": "frontdesk",
+         "reason": "first start", "at": NOW - 10_000_000},
         {"version_id": "v1", "previous_id": "base", "kind": "promote", "actor": "ada",
          "reason": "first of our own", "at": NOW - 9_000_000},
         {"version_id": "v2", "previous_id": "v1", "kind": "promote", "actor": "ada",
@@ -279,7 +283,9 @@ def _conversations(app: FastAPI, world: World) -> None:
         stamp = max([r["updated_at"] for r in reviews], default=NOW) + 1
         who = request.headers["authorization"].removeprefix("Bearer ")
         made = {"offset": offset, "reviewer": who, "updated_at": stamp, **body}
-        world.reviews[name] = [r for r in reviews if r["offset"] != offset] + [made]
+        world.reviews[name] = [r for r in reviews if r["offset"] != offset]
+        if any(body.values()):  # a review that says nothing is taken back
+            world.reviews[name].append(made)
         one(name)["reviewed"] = True
         return made
 

@@ -27,7 +27,7 @@ def test_a_candidate_is_compared_with_live_and_base(console: Console) -> None:
     assert list(table.columns[:3]) == ["v4", "live then", "base"]
     assert list(table.loc["Perplexity"][:4]) == ["2.10", "2.20", "8.31", "▲ better"]
     assert list(table.loc["Stop rate"][:4]) == ["41.0%", "98.0%", "71.0%", "▼ worse"]
-    assert "stop rate 41.0 % is below 95.0 %" in texts(at)
+    assert "stop rate 41.0% is below 95.0%" in texts(at)
 
 
 def test_a_version_without_a_report_says_so(console: Console) -> None:

@@ -17,7 +17,7 @@ def page() -> None:
     st.caption(
         "Every promotion, run, review, exclusion and account change. Nothing is ever removed."
     )
-    cursors: list[str | int | None] = st.session_state.setdefault(CURSORS, [None])
+    cursors: list[str | None] = st.session_state.setdefault(CURSORS, [None])
     with session.asking():
         found = session.api().audit(cursors[-1])
     if not found.items and len(cursors) == 1:
@@ -45,7 +45,7 @@ def _table(items: list[AuditItem]) -> None:
             "Who": item.actor,
             "What": item.action,
             "Of": item.subject,
-            "Why": item.reason or "",
+            "Why": item.reason,
             "More": json.dumps(item.data, ensure_ascii=False) if item.data else "",
         }
         for item in items

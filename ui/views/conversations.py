@@ -36,7 +36,7 @@ def page() -> None:
 
 
 def _fetch(trail: Trail) -> Any:
-    def fetch(cursor: str | int | None) -> Page[ConversationItem]:
+    def fetch(cursor: str | None) -> Page[ConversationItem]:
         return session.api().conversations(**trail.filters, cursor=cursor, limit=PAGE_SIZE)
 
     return fetch

@@ -46,7 +46,7 @@ def _table(versions: Versions) -> None:
         row: dict[str, object] = {
             "Version": version.id,
             "State": version.state,
-            "Rule": "" if version.decision is None else _verdict(version),
+            "Rule": _verdict(version) if version.metrics else "",
             "Made": when(version.created_at, zone),
         }
         for metric in METRICS:
@@ -56,7 +56,7 @@ def _table(versions: Versions) -> None:
 
 
 def _verdict(version: Version) -> str:
-    return "passed" if version.decision and version.decision.passed else "refused"
+    return "passed" if version.decision.passed else "refused"
 
 
 def _choose(versions: Versions) -> str:
@@ -97,7 +97,7 @@ def _facts(detail: VersionDetail) -> None:
     parts = [f"base {escaped(detail.base_model)}", f"made {when(detail.created_at)}"]
     parts.append(f"data `{data[:12]}`" if data else "no data of yours in it")
     if detail.promoted_at:
-        parts.append(f"promoted {when(detail.promoted_at)} by {escaped(detail.promoted_by or '?')}")
+        parts.append(f"promoted {when(detail.promoted_at)} by {escaped(detail.promoted_by)}")
     st.caption(" · ".join(parts))
 
 
@@ -129,9 +129,6 @@ def _comparison(detail: VersionDetail) -> None:
 
 def _decision(detail: VersionDetail) -> None:
     st.subheader("Promotion rule", anchor=False)
-    if detail.decision is None:
-        st.caption("No report was judged by the rule.")
-        return
     if detail.decision.passed:
         st.success("The report passes.", icon=":material/check_circle:")
     else:
@@ -183,10 +180,10 @@ def _history(changes: list[Promotion]) -> None:
         {
             "When": when(change.at, zone),
             "Live since then": change.version_id,
-            "Before": change.previous_id or "",
+            "Before": change.previous_id,
             "How": change.kind,
             "Who": change.actor,
-            "Why": change.reason or "",
+            "Why": change.reason,
         }
         for change in history
     ]

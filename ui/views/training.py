@@ -18,6 +18,8 @@ from ui.show import browser_zone, duration, number, when
 
 REQUEST = "training_request_id"
 NOTICE = "training_notice"
+PREVIEW = "training_preview"
+PREVIEW_SECONDS = 60.0
 IDLE_SECONDS, ACTIVE_SECONDS = 10, 2
 EXAMPLES = 5  # of redaction, shown at most
 EPOCHS, LEARNING_RATE, RANK = 1.0, 1e-3, 16
@@ -31,11 +33,9 @@ def page() -> None:
         runs = session.api().runs()
     active = next((run for run in runs if run.active), None)
     _watch(active)
-    with st.spinner("Reading the transcripts and reviews ..."), session.asking():
-        preview = session.api().training_preview()
     left, right = st.columns([1.6, 1], gap="large")
     with left:
-        _next_run(preview)
+        preview = _next_run(active)
     with right:
         _start(active, preview)
     _history(runs)
@@ -59,16 +59,42 @@ def _watch_once(active: Run | None, drawn_at: float) -> None:
             session.show_error(error)
             return
         if (run is not None and run.active) != (active is not None):
+            st.session_state.pop(PREVIEW, None)  # it may have said that a run is active
             st.rerun(scope="app")  # it began or ended: the whole page looks different now
     if run is not None:
         follow(run)
 
 
-def _next_run(preview: Preview) -> None:
-    st.subheader("What the next run would learn from", anchor=False)
+def _next_run(active: Run | None) -> Preview | None:
+    """What would be learned. While a run needs the processor it is counted on demand only."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.subheader("What the next run would learn from", anchor=False)
+        fresh = st.button("Count again", icon=":material/refresh:", type="tertiary")
+    if fresh:
+        st.session_state.pop(PREVIEW, None)
+    if active is not None and not fresh:
+        st.caption("Not counted while a run is going on. *Count again* does it all the same.")
+        return None
+    try:
+        preview = _preview()
+    except ApiError as error:
+        session.end_if_logged_out(error)
+        session.show_error(error)
+        return None
     _counts(preview)
     _redaction(preview)
     st.caption(f"Fingerprint of this data: `{preview.fingerprint[:16]}`")
+    return preview
+
+
+def _preview() -> Preview:
+    """The server reads and redacts everything for it, so an answer is kept for a while."""
+    kept: tuple[float, Preview] | None = st.session_state.get(PREVIEW)
+    if kept is None or time.monotonic() - kept[0] > PREVIEW_SECONDS:
+        with st.spinner("Reading the transcripts and reviews ..."):
+            kept = (time.monotonic(), session.api().training_preview())
+        st.session_state[PREVIEW] = kept
+    return kept[1]
 
 
 def _counts(preview: Preview) -> None:
@@ -103,13 +129,16 @@ def _redaction(preview: Preview) -> None:
             after.text(example.after)
 
 
-def _start(active: Run | None, preview: Preview) -> None:
+def _start(active: Run | None, preview: Preview | None) -> None:
     st.subheader("Start a run", anchor=False)
     if not session.may("admin"):
         st.info("Administrators start training runs. Your corrections are part of the next one.")
         return
     if active is not None:
         st.info("A run is going on (see above). The next one can start when it has ended.")
+        return
+    if preview is None:
+        st.warning("A run can start once its data can be read (see the error beside this).")
         return
     if not preview.can_start:
         st.warning("A run cannot start now.")
@@ -165,6 +194,7 @@ def _send(request_id: str, settings: dict[str, Any]) -> None:
             return
         st.session_state[NOTICE] = "A run was going on already; no second one was started."
     st.session_state.pop(REQUEST, None)
+    st.session_state.pop(PREVIEW, None)
     st.rerun()
 
 
@@ -185,8 +215,8 @@ def _history(runs: list[Run]) -> None:
             "By": run.requested_by,
             "Steps": f"{run.step} of {run.total_steps}",
             "Loss": number(run.loss, 3),
-            "Version": run.version_id or "",
-            "Error": run.error or "",
+            "Version": run.version_id,
+            "Error": run.error,
             "Run": run.id,
         }
         for run in ended
