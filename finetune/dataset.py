@@ -109,25 +109,28 @@ def build_dataset(
     return Dataset(dialogues, fingerprint(dialogues), stats, contacts)
 
 
-def load_held_out(
-    source: Source, rejects: Rejects, contacts: Iterable[str] = ()
-) -> tuple[list[Dialogue], list[Dialogue]]:
-    """The held-out dialogues as they are (to bar them from training) and redacted (to judge by).
+def load_held_out(source: Source, rejects: Rejects) -> list[Dialogue]:
+    """The held-out dialogues as they are, each once. Empty when no file is given.
 
     Raises:
         TranscriptError: a file cannot be read or holds no dialogue.
     """
     seen = Seen()
-    raw: list[Dialogue] = []
+    found: list[Dialogue] = []
     for dialogue in _from_files(source, rejects):
-        if source.limit is not None and len(raw) >= source.limit:
+        if source.limit is not None and len(found) >= source.limit:
             break
         if seen.add(dialogue) is None:
-            raw.append(dialogue)
-    if source.files and not raw:
+            found.append(dialogue)
+    if source.files and not found:
         raise TranscriptError(f"no dialogue to evaluate on in {_names(source)}")
-    kept = frozenset(contacts) | business_contacts(raw)
-    return raw, [redact_dialogue(dialogue, kept)[0] for dialogue in raw]
+    return found
+
+
+def redact_held_out(dialogues: Sequence[Dialogue], contacts: frozenset[str]) -> list[Dialogue]:
+    """Redacted as the training data is: ``contacts`` are the values that were kept there."""
+    kept = contacts | business_contacts(dialogues)
+    return [redact_dialogue(dialogue, kept)[0] for dialogue in dialogues]
 
 
 def fingerprint(dialogues: Iterable[Dialogue]) -> str:
