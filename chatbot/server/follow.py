@@ -64,10 +64,12 @@ class Follower:
         """Frames for everything that ``catchup`` holds beyond the cursor; moves the cursor.
 
         Raises:
-            LogReset: another epoch, or the log is shorter than the cursor.
+            LogReset: the log lost what the reader has.
         """
-        if not catchup.recovered or catchup.head.epoch != self.epoch:
+        if not catchup.recovered:
             raise LogReset("the conversation was loaded anew: reconnect and reload it")
+        # a new epoch that recovered holds all that the reader has: the store was restarted
+        self.epoch = catchup.head.epoch
         frames: list[Frame] = []
         for frame in seen_events(catchup, self._view):
             if frame["type"] in _REPLY_ENDS:
@@ -79,6 +81,8 @@ class Follower:
             live = catchup.live
             if live.reply_id != self._reply_id:
                 frames.append(self._start(live.reply_id, live.version))
+            elif len(live.text) < self._chars:
+                raise LogReset("a part of the reply was lost: reconnect and reload it")
             frames += self._advance_reply(live.reply_id, live.version, live.text)
         return frames
 
