@@ -1,19 +1,27 @@
 """What the next training run would use."""
 
+import asyncio
+import os
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import entry_points
+from multiprocessing import get_context
 from typing import Any, cast
 
 from fastapi import APIRouter
+from sqlalchemy import select
 
 from chatbot.errors import TrainingError
+from chatbot.record.database import Database
 from chatbot.record.tables import Site
 from chatbot.review_data import excluded_conversations, reviewed_dialogues
 from chatbot.server.admin.common import Answer, Reviewer, Stores
-from chatbot.services import Services
+from chatbot.settings import Settings
 
 router = APIRouter(prefix="/training", tags=["training"])
 GROUP = "frontdesk.training"  # how finetune offers what this package may not import
+NICE = 10  # chats come first
 
 
 class Example(Answer):
@@ -29,6 +37,8 @@ class Redaction(Answer):
 
 
 class Preview(Answer):
+    """``excluded``: reviewed conversations that are kept out. ``reason``: why no run can start."""
+
     dialogues: int
     from_file: int
     from_reviews: int
@@ -42,30 +52,60 @@ class Preview(Answer):
 
 
 @router.get("/preview")
-def preview(_: Reviewer, stores: Stores) -> Preview:
-    """Reads and counts everything, so it takes seconds."""
-    found = load_preview()(
-        {}, reviewed_dialogues(stores.database, prompts(stores)), stores.settings
-    )
-    active = stores.runs.active()
+async def preview(_: Reviewer, stores: Stores) -> Preview:
+    """Reads and counts everything that a run would use, so it takes seconds."""
+    found = await _in_child(stores.settings, stores.database.url)
+    active = await asyncio.to_thread(stores.runs.active)
     if active is not None:
         found |= {"can_start": False, "reason": f"run {active.id} is {active.state}"}
-    return Preview(**found, excluded=excluded_conversations(stores.database))
+    return Preview(**found)
+
+
+async def _in_child(settings: Settings, database_url: str) -> dict[str, Any]:
+    """Half a minute of counting would make this process's sockets stutter: a process of its own
+    does it.
+
+    Raises:
+        TrainingError: it was killed. Else as :func:`compute_preview`.
+    """
+    executor = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+    try:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(executor, compute_preview, settings, database_url)
+    except BrokenProcessPool as error:
+        raise TrainingError(
+            "counting the training data was cut off, perhaps for want of memory: try again"
+        ) from error
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+def compute_preview(settings: Settings, database_url: str) -> dict[str, Any]:
+    """The fields of :class:`Preview`, in a process of its own.
+
+    Raises:
+        StoreUnavailable
+        TrainingError: the package finetune is not installed.
+    """
+    os.nice(NICE)
+    database = Database(database_url)
+    try:
+        prompts = site_prompts(database, settings.system_prompt)
+        found = load_preview()({}, reviewed_dialogues(database, prompts), settings)
+        return {**found, "excluded": excluded_conversations(database)}
+    finally:
+        database.close()
 
 
 def load_preview() -> Callable[..., dict[str, Any]]:
-    """finetune's part.
-
-    Raises:
-        TrainingError: the package finetune is not installed here.
-    """
+    """finetune's part. Raises TrainingError: it is not installed here."""
     for entry in entry_points(group=GROUP, name="preview"):
         return cast(Callable[..., dict[str, Any]], entry.load())
     raise TrainingError("training is not part of this installation: install the package finetune")
 
 
-def prompts(stores: Services) -> Callable[[str], str]:
-    """The system prompt of a site, as the worker uses it."""
-    with stores.database.session() as session:
-        own = {site.name: site.system_prompt for site in session.query(Site)}
-    return lambda name: own.get(name) or stores.settings.system_prompt
+def site_prompts(database: Database, default: str) -> Callable[[str], str]:
+    """The system prompt of a site by its name, as the worker uses it."""
+    with database.session() as session:
+        own = {row.name: row.system_prompt for row in session.scalars(select(Site))}
+    return lambda name: own.get(name) or default
