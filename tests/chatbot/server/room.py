@@ -180,9 +180,11 @@ async def open_tab(
 
 
 @asynccontextmanager
-async def chat_tab(server: Running, token: str | None = None, **hello: Any) -> AsyncIterator[Tab]:
+async def chat_tab(
+    server: Running, token: str | None = None, origin: str = ORIGIN, **hello: Any
+) -> AsyncIterator[Tab]:
     """A visitor's socket after its welcome."""
-    async with open_tab(server) as tab:
+    async with open_tab(server, origin=origin) as tab:
         await tab.send("hello", token=token or await server.token(), **hello)
         tab.welcome = await tab.receive_until("welcome")
         yield tab
