@@ -13,6 +13,9 @@ import torch
 
 from chatbot.engine.interface import SamplingParams
 
+# most nuclei hold fewer tokens than this; those that do not are ranked in full
+FEW_CANDIDATES = 256
+
 
 class TokenChooser:
     """The sampling state of one reply: its parameters, its random numbers, the tokens it has
@@ -34,6 +37,11 @@ class TokenChooser:
     @property
     def greedy(self) -> bool:
         return self.params.temperature == 0.0
+
+    @property
+    def restricted(self) -> bool:
+        """Whether top-k or top-p leave tokens out."""
+        return self.params.top_k > 0 or self.params.top_p < 1.0
 
     @property
     def seen(self) -> list[int]:
@@ -81,34 +89,67 @@ def _penalise(scores: torch.Tensor, choosers: Items[TokenChooser]) -> torch.Tens
     for row, chooser in enumerate(choosers):
         if chooser.penalised:
             penalty = chooser.params.repetition_penalty
-            ids = torch.tensor(chooser.seen, device=scores.device)
+            ids = torch.tensor(chooser.seen, dtype=torch.long, device=scores.device)
             seen = scores[row, ids]
             scores[row, ids] = torch.where(seen < 0, seen * penalty, seen / penalty)
     return scores
 
 
 def _draw(scores: torch.Tensor, choosers: Items[TokenChooser]) -> torch.Tensor:
-    """Draw one token per row of scores [rows, vocabulary] -> [rows]."""
+    """Draw one token per row of scores [rows, vocabulary] -> [rows].
+
+    Which of the ways below a row goes depends on the row alone, never on its neighbours: they
+    order the tokens differently, so the same random number picks different ones.
+    """
 
     def column(values: list[float]) -> torch.Tensor:
-        # float64: a temperature or bound in float32 would not be what was asked for
         return torch.tensor(values, dtype=torch.float64, device=scores.device)[:, None]
 
     scores = scores / column([chooser.params.temperature for chooser in choosers]).float()
     uniform = column([chooser.uniform() for chooser in choosers])
-    if all(chooser.params.top_k == 0 and chooser.params.top_p == 1.0 for chooser in choosers):
-        return _inverse(torch.softmax(scores, dim=-1), uniform)
-    ranked, order = scores.sort(dim=-1, descending=True, stable=True)
-    rank = torch.arange(scores.shape[1], device=scores.device)
     limits = column([chooser.params.top_k or scores.shape[1] for chooser in choosers])
+    bounds = column([chooser.params.top_p for chooser in choosers])
+    tokens = torch.empty(len(choosers), dtype=torch.long, device=scores.device)
+    plain = [row for row, chooser in enumerate(choosers) if not chooser.restricted]
+    if plain:
+        tokens[plain] = _inverse(torch.softmax(scores[plain], dim=-1), uniform[plain])
+    rows = [row for row, chooser in enumerate(choosers) if chooser.restricted]
+    for candidates in (FEW_CANDIDATES, scores.shape[1]):
+        if not rows:
+            break
+        picked, certain = _draw_ranked(
+            scores[rows], limits[rows], bounds[rows], uniform[rows], candidates
+        )
+        tokens[rows] = picked
+        rows = [row for row, fits in zip(rows, certain.tolist(), strict=True) if not fits]
+    return tokens
+
+
+def _draw_ranked(
+    scores: torch.Tensor,  # [rows, vocabulary]
+    limits: torch.Tensor,  # [rows, 1] top-k
+    bounds: torch.Tensor,  # [rows, 1] top-p
+    uniform: torch.Tensor,  # [rows, 1]
+    candidates: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw among the most probable ``candidates`` of each row: the tokens [rows], and whether
+    the candidates were enough [rows]. Ranking a few is far cheaper than sorting a vocabulary."""
+    candidates = min(candidates, scores.shape[1])
+    ranked, order = scores.topk(candidates, dim=-1)
+    rank = torch.arange(candidates, device=scores.device)
     ranked = ranked.masked_fill(rank >= limits, -torch.inf)
-    weights = torch.softmax(ranked, dim=-1)
+    # top-k decides first, and top-p sees only what it left
+    within = limits <= candidates
+    whole = torch.where(within, ranked.logsumexp(-1, True), scores.logsumexp(-1, True))
+    weights = (ranked - whole).exp().double()
     # the nucleus: tokens before which less than top_p is gathered; never empty
-    before = weights.double().cumsum(dim=-1) - weights
-    outside = before >= column([chooser.params.top_p for chooser in choosers])
+    gathered = weights.cumsum(dim=-1)
+    outside = gathered - weights >= bounds
     outside[:, 0] = False
-    weights = weights.masked_fill(outside, 0.0)
-    return order.gather(1, _inverse(weights, uniform)[:, None]).squeeze(1)
+    unlimited = limits >= scores.shape[1]
+    certain = within | (unlimited & (gathered[:, -1:] >= bounds))
+    picked = _inverse(weights.masked_fill(outside, 0.0), uniform)
+    return order.gather(1, picked[:, None]).squeeze(1), certain.squeeze(1)
 
 
 def _inverse(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:

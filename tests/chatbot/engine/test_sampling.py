@@ -59,14 +59,38 @@ def test_the_distribution_is_that_of_transformers(params: dict[str, float]) -> N
         assert share > 0 or seen[token] == 0
 
 
-def test_a_reply_s_draws_do_not_depend_on_its_neighbours() -> None:
+@pytest.mark.parametrize(
+    "params",
+    [{}, {"top_p": 0.9}, {"top_k": 7}, {"top_p": 0.999}, {"top_k": 400, "top_p": 0.5}],
+    ids=str,
+)
+def test_a_reply_s_draws_do_not_depend_on_its_neighbours(params: dict[str, float]) -> None:
+    """Neighbours of every kind, some of which need a full ranking of 600 tokens."""
     torch.manual_seed(4)
-    logits = torch.randn(5, 30)
-    alone, _ = choose_tokens(logits[2:3], [chooser(temperature=1.0, seed=9, top_p=0.9)])
-    rows = [chooser(temperature=1.0 + i / 10, seed=i, top_k=i) for i in range(5)]
-    rows[2] = chooser(temperature=1.0, seed=9, top_p=0.9)
-    together, _ = choose_tokens(logits, rows)
-    assert together[2] == alone[0]
+    logits = torch.randn(6, 600)
+    for seed in range(20):
+        alone, _ = choose_tokens(logits[2:3], [chooser(temperature=1.0, seed=seed, **params)])
+        rows = [
+            chooser(),
+            chooser(temperature=1.0, seed=1),
+            chooser(temperature=1.0, seed=seed, **params),
+            chooser(temperature=5.0, seed=3, top_p=0.99) if seed % 2 else chooser(),
+            chooser(temperature=1.0, seed=4, top_k=2),
+            chooser(temperature=1.0, seed=5, repetition_penalty=2.0),
+        ]
+        together, _ = choose_tokens(logits, rows)
+        assert together[2] == alone[0]
+
+
+def test_few_candidates_draw_as_the_full_ranking_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(5)
+    logits = torch.randn(1, 600) * 3
+    for params in ({"top_p": 0.9}, {"top_k": 9}, {"top_k": 300, "top_p": 0.95}):
+        counted = []
+        for few in (256, 600):
+            monkeypatch.setattr("chatbot.engine.torch.sampling.FEW_CANDIDATES", few)
+            counted.append(draws(logits, 300, temperature=1.0, **params))
+        assert counted[0] == counted[1]
 
 
 def test_greedy_and_drawn_rows_mix() -> None:
