@@ -26,7 +26,6 @@ from ui.answers import (
     Sites,
     Staff,
     StaffMember,
-    User,
     Version,
     VersionDetail,
     Versions,
@@ -94,9 +93,6 @@ class AdminApi:
     def login(self, username: str, password: str) -> Login:
         body = {"username": username, "password": password}
         return self._ask(Login, "POST", "/login", json=body)
-
-    def me(self) -> User:
-        return self._ask(User, "GET", "/me")
 
     def overview(self) -> Overview:
         return self._ask(Overview, "GET", "/overview")

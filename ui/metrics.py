@@ -35,7 +35,7 @@ METRICS: tuple[Metric, ...] = (
            "Likeness to the agent's reply by words, 0 to 100"),
     Metric("Stop rate", ("stop_rate",), "share", False,
            "Replies that end by themselves; the others ramble on"),
-    Metric("Reply length", ("reply_tokens",), "number", None,
+    Metric("Reply length", ("mean_tokens",), "number", None,
            "Tokens of a reply, on average"),
     Metric("Seconds per reply", ("seconds_per_reply",), "number", True,
            "On the machine that wrote the report"),

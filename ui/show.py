@@ -1,6 +1,5 @@
 """How values look in the console: times, durations, numbers, states. No I/O."""
 
-import time
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -31,20 +30,6 @@ def when(milliseconds: int | None, zone: ZoneInfo | None = None) -> str:
         return ""
     at = datetime.fromtimestamp(milliseconds / 1000, UTC).astimezone(zone or browser_zone())
     return at.strftime("%d %b %Y %H:%M").lstrip("0")
-
-
-def ago(milliseconds: int | None, now: float | None = None) -> str:
-    """How long ago, roughly: "just now", "5 min ago", "3 days ago"; "" for None."""
-    if milliseconds is None:
-        return ""
-    seconds = max(0.0, (time.time() if now is None else now) - milliseconds / 1000)
-    if seconds < 60:
-        return "just now"
-    for size, name in ((86400, "day"), (3600, "hour")):
-        count = int(seconds // size)
-        if count:
-            return f"{count} {name}{'s' if count > 1 else ''} ago"
-    return f"{int(seconds // 60)} min ago"
 
 
 def duration(seconds: float | None) -> str:

@@ -45,6 +45,7 @@ class World:
     staff: list[Json] = field(default_factory=list)
     audit: list[Json] = field(default_factory=list)
     can_start: bool = True
+    preview_error: str = ""
     rival: bool = False  # somebody else starts a run just before the next call does
     tokens_valid: bool = True
     reply: str = "Hello there."
@@ -95,6 +96,7 @@ def populate(world: World) -> World:
     world.sites["demo"] = {
         "name": "demo", "origins": ["http://localhost:*"], "title": "Juniper & Pine",
         "welcome": "Hello! How can I help?", "system_prompt": "",
+        "identifies": False,
     }  # fmt: skip
     world.staff = [
         {"username": name, "role": role, "created_at": NOW} for name, role in ROLES.items()
@@ -112,7 +114,8 @@ def add_conversation(world: World, name: str, says: str, **given: Any) -> str:
     world.conversations.append(
         {"id": name, "site": "demo", "status": "bot", "started_at": NOW, "updated_at": NOW,
          "messages": 2, "versions": ["v2"], "score": None, "reviewed": False, "excluded": False,
-         "preview": says, "exclusion_reason": "", **given}
+         "preview": says, "exclusion_reason": "",
+         "visitor": "visitor-1", "agent": "", **given}
     )  # fmt: skip
     reply = given.get("reply", "Your parcel left our house today.")
     world.events[name] = [
@@ -155,7 +158,7 @@ def _numbers(perplexity: float, exact: float, chrf: float, stop: float) -> Json:
     return {
         "perplexity": perplexity, "exact_match": exact, "exact_match_template": exact * 1.2,
         "exact_match_custom": exact * 0.3, "chrf": chrf, "bleu": chrf / 2, "stop_rate": stop,
-        "reply_tokens": 24.5, "seconds_per_reply": 1.2,
+        "mean_tokens": 24.5, "seconds_per_reply": 1.2,
     }  # fmt: skip
 
 
@@ -298,6 +301,8 @@ def _conversations(app: FastAPI, world: World) -> None:
 def _training(app: FastAPI, world: World) -> None:
     @app.get("/v1/admin/training/preview")
     async def preview() -> Json:
+        if world.preview_error:
+            raise Refused(500, "training", world.preview_error)
         examples = [
             {"before": "I am Jo Doe, jo@example.com", "after": "I am [NAME], [EMAIL]"},
             {"before": f"call 020 7946 0000 {SCRIPT}", "after": f"call [PHONE] {SCRIPT}"},
@@ -423,7 +428,7 @@ def _administration(app: FastAPI, world: World) -> None:
 
     @app.put("/v1/admin/sites/{name}")
     async def save_site(name: str, body: Json) -> Json:
-        world.sites[name] = {"name": name, **body}
+        world.sites[name] = {"name": name, "identifies": False, **body}
         return world.sites[name]
 
     @app.get("/v1/admin/staff")

@@ -144,6 +144,27 @@ def test_why_no_run_can_start_is_said(console: Console, world: World) -> None:
     assert "Start training" not in [button.label for button in at.button]
 
 
+def test_an_unreadable_transcript_file_leaves_the_rest_of_the_page(
+    console: Console, world: World
+) -> None:
+    world.preview_error = "the transcript file shop.jsonl is gone"
+    run = world.begin_run(steps=10)
+    run.update(state="cancelled", ended_at=NOW + 1000)
+    at = console("training")
+    assert "the transcript file shop.jsonl is gone" in texts(at)
+    assert "Start training" not in [button.label for button in at.button]
+    assert list(at.dataframe[-1].value["State"]) == ["cancelled"]
+
+
+def test_while_a_run_goes_on_the_data_is_counted_on_demand(console: Console, world: World) -> None:
+    world.begin_run(steps=10)
+    at = console("training")
+    assert not world.called("GET", "/training/preview")
+    at = named(at.button, "Count again").click().run()
+    assert not at.exception
+    assert len(world.called("GET", "/training/preview")) == 1
+
+
 def test_a_server_that_goes_away_is_named(
     console: Console, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

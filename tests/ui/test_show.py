@@ -1,0 +1,56 @@
+"""How values look."""
+
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from ui.metrics import METRICS, better, shown, value_of
+from ui.show import duration, escaped, number, plural, when
+
+BY_LABEL = {metric.label: metric for metric in METRICS}
+
+
+def test_times_are_in_the_browsers_zone() -> None:
+    assert when(1_764_000_000_000, ZoneInfo("UTC")) == "24 Nov 2025 16:00"
+    assert when(1_764_000_000_000, ZoneInfo("Asia/Tokyo")) == "25 Nov 2025 01:00"
+    assert when(None) == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "–"), (0, "0 s"), (59.6, "1 min 0 s"), (65, "1 min 5 s"), (7380, "2 h 3 min")],
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_numbers() -> None:
+    assert number(None) == "–"
+    assert number(182340) == "182,340"
+    assert number(2.128) == "2.13"
+    assert number(268.4, 0) == "268"
+    assert plural(1, "reply", "replies") == "1 reply"
+    assert plural(0, "dialogue") == "0 dialogues"
+
+
+def test_markdown_is_escaped_in_labels() -> None:
+    assert escaped("**a** [b](c) <i> :red[x] $x$") == (
+        "\\*\\*a\\*\\* \\[b\\]\\(c\\) \\<i\\> \\:red\\[x\\] \\$x\\$"
+    )
+
+
+def test_metrics_know_which_way_is_better() -> None:
+    assert better(BY_LABEL["Perplexity"], 2.0, 2.2) is True
+    assert better(BY_LABEL["Stop rate"], 0.4, 0.9) is False
+    assert better(BY_LABEL["chrF"], 40.0, 40.0) is None
+    assert better(BY_LABEL["chrF"], None, 40.0) is None
+    assert better(BY_LABEL["Reply length"], 3.0, 4.0) is None
+
+
+def test_a_metric_that_is_missing_or_odd_is_a_dash() -> None:
+    perplexity = BY_LABEL["Perplexity"]
+    assert shown(perplexity, value_of(perplexity, {"perplexity": None})) == "–"
+    assert shown(perplexity, value_of(perplexity, None)) == "–"
+    assert (
+        shown(BY_LABEL["Stop rate"], value_of(BY_LABEL["Stop rate"], {"stop_rate": 1})) == "100.0%"
+    )
