@@ -326,6 +326,16 @@ async def test_values_that_are_not_finite_fail_their_own_reply_alone() -> None:
         assert await tokens_of(engine, asked) == wanted
 
 
+async def test_blocks_of_broken_values_are_not_kept_as_a_prefix() -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.model.embed_tokens.weight[99] = float("nan")
+    async with running(model, prefill_chunk_tokens=64) as engine:
+        with pytest.raises(ModelError, match="not finite"):
+            await collect(engine, request([99] * 100))  # the first chunk looked well: no logits
+        assert engine.stats().blocks_cached == 0
+
+
 async def test_a_base_model_that_does_not_load_says_so() -> None:
     def load_base(*_: Any) -> tuple[Any, Any]:
         raise BaseModelUnavailable("no such model")

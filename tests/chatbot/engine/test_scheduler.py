@@ -293,3 +293,20 @@ def test_the_end_token_ends_a_reply() -> None:
     scheduler.add(item)
     advance(scheduler, model)
     assert (item.finish_reason, item.generated) == ("end", 1)
+
+
+def test_a_sequence_that_ended_during_a_step_is_left_alone_by_its_commit() -> None:
+    scheduler, model = make(), MockModel(64)
+    gone, stays = sequence([1] * 9, count=3), sequence([2] * 9, count=3)
+    scheduler.prefill_chunk_tokens = 32
+    scheduler.add(gone)
+    scheduler.add(stays)
+    step = scheduler.schedule()
+    chosen = model.run(step)
+    scheduler.finish(gone, None, keep=False)
+    scheduler.commit(step, chosen)
+    check_blocks(scheduler)
+    assert (gone.generated, stays.generated) == (0, 1)
+    while not scheduler.idle:
+        advance(scheduler, model)
+    assert stays.tokens == expected(stays)
