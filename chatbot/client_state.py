@@ -256,13 +256,21 @@ class ChatState:
         return [ReplyText(reply_id, new, self.reply_text)]
 
     def _end(self, frame: Frame, finish_reason: str, version: str) -> list[Update]:
-        reply_id = frame["reply_id"]
-        self.ended.add(reply_id)
+        """The end of a reply; first what of its text was not told yet, if its start was."""
+        reply_id, text = frame["reply_id"], frame["text"]
+        updates: list[Update] = []
         if self.reply_id == reply_id:
+            if not text.startswith(self.reply_text):
+                self.reply_id = None  # not what was shown: show it anew
+                updates += self._started(reply_id, version)
+            updates += self._delta(reply_id, 0, text)
             self.reply_id, self.reply_text = None, ""
-        return [ReplyEnded(reply_id, frame["text"], finish_reason, version)]
+        self.ended.add(reply_id)
+        return [*updates, ReplyEnded(reply_id, text, finish_reason, version)]
 
     def _problem(self, frame: Frame, now: float) -> Problem:
+        if frame["code"] == "not_found":  # the conversation is gone: the next hello begins one
+            self.conversation_id = self.epoch = None
         retry_after = frame.get("retry_after")
         message_id = frame.get("client_message_id")
         waiting = self.unacknowledged.get(message_id) if message_id else None

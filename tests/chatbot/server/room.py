@@ -92,7 +92,7 @@ async def running(
 ) -> AsyncIterator[Running]:
     """A real uvicorn in this event loop, on a free port."""
     app = create_app(services, demo_page=demo_page, limits=limits)
-    server = make_server(app, services.settings, host="127.0.0.1", port=0, **uvicorn)
+    server = make_server(app, services.settings, **({"host": "127.0.0.1", "port": 0} | uvicorn))
     task = asyncio.create_task(server._serve())  # without its signal handlers
     try:
         await until(lambda: server.started or task.done())
