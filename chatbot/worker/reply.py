@@ -7,7 +7,7 @@ soon as it says ``lost`` (stopped, handed over, taken over) the engine's request
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
@@ -236,7 +236,8 @@ class ReplyWriter:
     async def _stream(self, request: GenerationRequest) -> Chunk:
         """Run the request and write its text to the log; the last chunk."""
         buffer = _Buffer()
-        pump = asyncio.create_task(self._pump(request, buffer), name=f"pump {self._request_id}")
+        stream = self._tools.engine.submit(request)
+        pump = asyncio.create_task(_pump(stream, buffer), name=f"pump {self._request_id}")
         try:
             while True:
                 text = await buffer.take()
@@ -253,17 +254,6 @@ class ReplyWriter:
         if buffer.last is None or buffer.last.finish_reason == "stopped":
             raise Overloaded("the engine stopped before the reply was at its end")
         return buffer.last
-
-    async def _pump(self, request: GenerationRequest, buffer: _Buffer) -> None:
-        stream = self._tools.engine.submit(request)
-        try:
-            async for chunk in stream:
-                buffer.add(chunk)
-        finally:
-            buffer.end()
-            close = getattr(stream, "aclose", None)
-            if close is not None:
-                await close()
 
     async def _append(self, text: str) -> None:
         if not text:
@@ -338,6 +328,17 @@ class ReplyWriter:
     def _held(self, outcome: DeltaOutcome) -> None:
         if outcome == "lost":
             raise Lost
+
+
+async def _pump(stream: AsyncIterator[Chunk], buffer: _Buffer) -> None:
+    try:
+        async for chunk in stream:
+            buffer.add(chunk)
+    finally:
+        buffer.end()
+        close = getattr(stream, "aclose", None)
+        if close is not None:
+            await close()
 
 
 async def _end(task: "asyncio.Task[object]") -> None:
