@@ -1,5 +1,7 @@
 """The promotion rule, pure: may this version become live, judged by its report?"""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,17 +16,21 @@ class Decision:
     reasons: list[str]
 
 
-def check_promotion(report: dict[str, Any], settings: Settings) -> Decision:
-    """``report`` has the numbers of the ``candidate`` and of the ``live`` version (or None) on the
-    same held-out dialogues, each with ``perplexity`` and ``stop_rate``."""
-    candidate = report.get("candidate") or {}
-    perplexity, stop_rate = candidate.get("perplexity"), candidate.get("stop_rate")
-    if not isinstance(perplexity, int | float) or not isinstance(stop_rate, int | float):
+def check_promotion(report: Mapping[str, Any], settings: Settings) -> Decision:
+    """Compare the candidate with the live version on the same held-out dialogues.
+
+    ``report["models"]`` has the numbers of ``candidate`` and ``live`` (or None), each with
+    ``perplexity`` and ``stop_rate``. Numbers at the top level of the report replace those: they
+    are of what is live now, where that changed since the report was written.
+    """
+    candidate, live = _numbers(report, "candidate"), _numbers(report, "live")
+    perplexity, stop_rate = _number(candidate, "perplexity"), _number(candidate, "stop_rate")
+    if perplexity is None or stop_rate is None:
         return Decision(False, ["the report lacks the candidate's perplexity or stop rate"])
     reasons = []
-    live = (report.get("live") or {}).get("perplexity")
-    if isinstance(live, int | float):
-        most = live * settings.promote_max_perplexity_ratio
+    compared = _number(live, "perplexity")
+    if compared is not None:
+        most = compared * settings.promote_max_perplexity_ratio
         if perplexity > most:
             reasons.append(
                 f"perplexity {perplexity:.3f} is above {most:.3f}, "
@@ -33,3 +39,15 @@ def check_promotion(report: dict[str, Any], settings: Settings) -> Decision:
     if stop_rate < settings.promote_min_stop_rate:
         reasons.append(f"stop rate {stop_rate:.1%} is below {settings.promote_min_stop_rate:.1%}")
     return Decision(not reasons, reasons)
+
+
+def _numbers(report: Mapping[str, Any], name: str) -> dict[str, Any]:
+    models = report.get("models") or {}
+    return {**(models.get(name) or {}), **(report.get(name) or {})}
+
+
+def _number(metrics: Mapping[str, Any], name: str) -> float | None:
+    value = metrics.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)

@@ -197,7 +197,7 @@ def test_a_run_that_diverges_says_so(
     monkeypatch.setattr(
         "finetune.train.micro_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True)
     )
-    with pytest.raises(TrainingError, match="loss is nan at step 1.*lower learning rate"):
+    with pytest.raises(TrainingError, match=r"loss is nan at step 1.*lower learning rate"):
         run(make_config())
 
 
