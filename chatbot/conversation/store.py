@@ -8,7 +8,13 @@ from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import ConnectionError, NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import (
+    ConnectionError,
+    NoScriptError,
+    OutOfMemoryError,
+    RedisClusterException,
+    RedisError,
+)
 
 from chatbot.errors import InputError, StorageFull, StoreUnavailable
 
@@ -18,13 +24,13 @@ RECONNECTS = 2  # tries after the first, of a call that met a dead connection
 ALONE = frozenset({"take"})  # scripts of lanes, not of one conversation: without common.lua
 
 # Error replies that mean "no room"; MISCONF is sent when the last save to disk failed.
-_FULL = ("OOM ", "OUT OF MEMORY", "MISCONF", "NO SPACE LEFT")
+_FULL = ("OOM ", "MISCONF", "NO SPACE LEFT")
 
 
 def map_store_error(error: BaseException) -> StorageFull | StoreUnavailable:
     """The product's error for one of redis-py's. Its text names no address and no data."""
     text = str(error).upper()
-    if any(sign in text for sign in _FULL):
+    if isinstance(error, OutOfMemoryError) or any(sign in text for sign in _FULL):
         return StorageFull(
             "the conversation store has no room: free memory or disk space, then try again"
         )
