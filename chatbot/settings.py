@@ -61,7 +61,10 @@ class Settings(BaseSettings):
         "smollm2-135m",
         description="Base model: smollm2-135m, a Hugging Face id, or a local directory.",
     )
-    engine: Literal["auto", "torch"] = Field("auto", description="Runtime that writes replies.")
+    engine: Literal["auto", "torch", "openvino"] = Field(
+        "auto",
+        description="Runtime that writes replies: torch, openvino (CPU, int8), or auto by hardware.",
+    )
     device: str = Field("auto", description="torch device: auto, cpu, cuda, cuda:0 ...")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Weights and cache of the torch runtime. auto: bfloat16 where native."

@@ -1,5 +1,6 @@
 """Which runtime writes the replies."""
 
+import importlib.util
 from collections.abc import Callable
 
 import structlog
@@ -18,7 +19,22 @@ def _torch(settings: Settings) -> Engine:
     return TorchEngine(settings, load_base)
 
 
-FACTORIES: dict[str, Callable[[Settings], Engine]] = {"torch": _torch}
+def _openvino(settings: Settings) -> Engine:
+    if not _openvino_installed():
+        raise SettingsError(
+            "FRONTDESK_ENGINE=openvino: the package openvino is not installed; run "
+            "`pip install 'frontdesk[openvino]'`, or set FRONTDESK_ENGINE=torch"
+        )
+    from chatbot.engine.openvino.engine import OpenVinoEngine
+
+    return OpenVinoEngine(settings)
+
+
+FACTORIES: dict[str, Callable[[Settings], Engine]] = {"torch": _torch, "openvino": _openvino}
+
+
+def _openvino_installed() -> bool:
+    return importlib.util.find_spec("openvino") is not None
 
 
 def create_engine(settings: Settings) -> Engine:

@@ -142,8 +142,19 @@ class _Builder:
         last = self.norm(ops.gather(hidden, sampled, np.int32(0)), "norm")
         head = "head" if "head.codes" in self.weights else "embedding"
         logits = ops.matmul(last, self.matrix(head), False, True)
-        logits.output(0).set_names({"logits"})
-        return ov.Model([ops.result(logits)], self.parameters, "decoder")
+        return ov.Model(self.outputs(logits), self.parameters, "decoder")
+
+    def outputs(self, logits: Any) -> list[Any]:
+        """The logits, and what greedy replies need of them, so that a step of greedy replies
+        alone need not look at them."""
+        best = ops.topk(logits, np.int32(1), -1, "max", "value")
+        largest = best.output(0)  # [samples, 1]
+        rest = ops.reduce_sum(ops.exp(ops.subtract(logits, largest)), np.array([-1]), True)
+        named = {"logits": logits.output(0), "best": best.output(1)}
+        named["probability"] = ops.divide(np.float32(1), rest).output(0)
+        for name, output in named.items():
+            output.set_names({name})
+        return [ops.result(output) for output in named.values()]
 
     def turn(self, name: str, positions: Any) -> Any:
         """[rows, 1, 1, head_dim]"""
@@ -186,7 +197,7 @@ class _Builder:
         value_cache = self.input(f"value_cache.{index}", None, ov.Type.dynamic)
         inputs = [query, key, value, key_cache, value_cache, *self.paging]
         inputs += [np.float32(shape.scale), np.int32(0), floats, self.longest]
-        inputs += [np.int32(0), ints, ints, floats]  # score window, rotation of the cache
+        inputs += [ints, ints, ints, floats]  # score window, rotation of the cache
         inputs += [floats, np.int32(0), np.int32(0)]  # sparse attention
         inputs += [floats, np.int32(0), ints, ints, ints]  # sinks, eviction
         inputs += [ints, np.empty(0, np.uint8), ints]  # token types, bias between queries
