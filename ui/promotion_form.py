@@ -16,7 +16,8 @@ def show_promotion(detail: VersionDetail) -> None:
         return
     refused = st.session_state.setdefault(REFUSED, {})
     if detail.id in refused:
-        _override(detail.id, refused[detail.id])
+        stated = detail.decision.reasons  # they stand above this form already
+        _override(detail.id, [reason for reason in refused[detail.id] if reason not in stated])
         return
     with st.form(f"promote-{detail.id}", border=False):
         reason = st.text_input("Why now?", placeholder="e.g. better on refunds, looked at by me")
