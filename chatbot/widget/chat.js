@@ -41,7 +41,9 @@ const session = new Session(query.get('site') ?? '', {
     host.tell('message', { role, text: event.text, at: event.at });
   },
   onError: (code, message, retryAfter) => {
-    alert = { text: message, until: Date.now() + (retryAfter * 1000 || 8_000), countDown: retryAfter > 0 };
+    const until = Date.now() + (retryAfter * 1000 || 8_000);
+    // that the site's login did not work is its developer's business, not the visitor's
+    if (code !== 'identity_refused') alert = { text: message, until, countDown: retryAfter > 0 };
     host.tell('error', { code, message });
     changed();
   },

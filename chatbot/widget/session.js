@@ -219,11 +219,15 @@ export class Session {
       this.store.set('token', body.token); // before the lock is released
       return body;
     }
-    if (response.status === 401 && known && !this.#identity) {
-      this.store.remove('token'); // signed with a key that is gone: begin as somebody new
+    const { error = {} } = await response.json().catch(() => ({}));
+    if (response.status === 401 && (known || this.#identity)) {
+      // expired, or signed with a key that is gone: go on as somebody new. Never as whoever the
+      // older token names, who may be another customer at the same browser
+      if (this.#identity) this.onError('identity_refused', error.message ?? '', 0);
+      this.#identity = null;
+      this.store.remove('token');
       return this.#askForToken(undefined);
     }
-    const { error = {} } = await response.json().catch(() => ({}));
     const fatal = response.status < 500 && response.status !== 429;
     throw new HelloError(error.code ?? 'unavailable', error.message ?? 'The chat is not available.', {
       fatal,

@@ -132,6 +132,7 @@
 
   function showState() {
     box.className = isOpen ? 'open' : '';
+    panel.inert = !isOpen; // at once, not after the transition
     const many = unread > 9 ? '9+' : String(unread);
     badge.textContent = many;
     badge.hidden = !unread || isOpen;

@@ -1,24 +1,37 @@
-"""Fixtures of the browser tests. Each test has its own server, store, website and Chromium."""
+"""Fixtures of the browser tests. One Chromium for all; each test has its own server, store,
+website and browser contexts. Everything runs in one event loop, that of Chromium's driver."""
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, async_playwright, expect
 from redis.asyncio import Redis
 
 from chatbot.record.database import Database
 from tests.browser.host import website
-from tests.browser.stage import ARGUMENTS, Stage
+from tests.browser.stage import ARGUMENTS, PIECES, Stage
 from tests.browser.wire import network
 from tests.chatbot.server.room import ScriptedWorker, make_services, running
 
-expect.set_options(timeout=15_000)
-PIECES = ["Your parcel ", "left ", "Bristol 🌿", "🪴 this ", "morning", ", and ", "arrives ", "soon."]
+expect.set_options(timeout=15_000)  # a deadline, not a wait
 
 
-@pytest.fixture
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        # those without a coroutine read files only
+        if here in item.path.parents and inspect.iscoroutinefunction(
+            getattr(item, "function", None)
+        ):
+            item.add_marker(pytest.mark.browser)
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
@@ -28,7 +41,16 @@ async def browser() -> AsyncIterator[Browser]:
         await browser.close()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    """As the common one, in the browser's event loop."""
+    client = Redis.from_url(redis_url, decode_responses=True)
+    await client.flushdb()
+    yield client
+    await client.aclose()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
 async def stage(
     redis: Redis, database: Database, tmp_path: Path, browser: Browser
 ) -> AsyncIterator[Stage]:

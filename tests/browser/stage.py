@@ -25,6 +25,17 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 PASSWORD = "a long password"
+PIECES = [
+    "Your parcel ",
+    "left ",
+    "Bristol 🌿",
+    "🪴 this ",
+    "morning",
+    ", and ",
+    "arrives ",
+    "soon.",
+]
+REPLY = "".join(PIECES)
 # records the widget's events from the first moment on
 RECORD = """
 window.seen = [];
@@ -32,8 +43,9 @@ for (const name of ['ready', 'opened', 'closed', 'message', 'error']) {
   window.addEventListener(`frontdesk:${name}`, (event) => window.seen.push([name, event.detail]));
 }
 window.shifts = 0;
-new PerformanceObserver((list) => { for (const entry of list.getEntries()) window.shifts += entry.value; })
-  .observe({type: 'layout-shift', buffered: true});
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) window.shifts += entry.value;
+}).observe({type: 'layout-shift', buffered: true});
 """
 
 
@@ -49,7 +61,9 @@ class Stage:
 
     async def visitor(self, **options: Any) -> BrowserContext:
         """A browser of its own: nothing stored, nothing shared."""
-        context = await self.browser.new_context(**{"viewport": {"width": 1100, "height": 820}} | options)
+        context = await self.browser.new_context(
+            **{"viewport": {"width": 1100, "height": 820}} | options
+        )
         context.set_default_timeout(15_000)
         await context.add_init_script(RECORD)
         context.on("weberror", lambda error: self.problems.append(str(error.error)))
@@ -73,7 +87,9 @@ class Stage:
 
     # -- the visitor's page
 
-    async def chat(self, context: BrowserContext | None = None, *, url: str = "", opened: bool = True) -> "Chat":
+    async def chat(
+        self, context: BrowserContext | None = None, *, url: str = "", opened: bool = True
+    ) -> "Chat":
         page = await (context or await self.visitor()).new_page()
         await page.goto(url or self.website.url)
         await page.wait_for_function("window.frontdesk?.hasLoaded")
@@ -110,7 +126,9 @@ class Stage:
         return head
 
     async def events(self, conversation_id: ConversationId | None = None) -> list[Event]:
-        return await self.server.services.log.read(conversation_id or (await self.head()).conversation_id)
+        return await self.server.services.log.read(
+            conversation_id or (await self.head()).conversation_id
+        )
 
     async def texts(self, kind: str = "message.created") -> list[str]:
         return [event.data["text"] for event in await self.events() if event.type == kind]
@@ -121,9 +139,11 @@ class Chat:
 
     def __init__(self, page: Page) -> None:
         self.page = page
-        self.frame: FrameLocator = page.frame_locator("iframe")
+        self.frame: FrameLocator = page.frame_locator("frontdesk-widget iframe")
         self.text = self.frame.get_by_label("Your message")
-        self.replies: Locator = self.frame.locator(".from-bot:not(.typing)").filter(has_not_text="How can we help")
+        self.replies: Locator = self.frame.locator(".from-bot:not(.typing)").filter(
+            has_not_text="How can we help"
+        )
         self.stop = self.frame.get_by_role("button", name="Stop")
         self.banner = self.frame.locator("#banner")
         self.launcher = page.get_by_role("button", name=re.compile("(Open|Close) chat"))

@@ -1,15 +1,9 @@
 """A visitor's chat in Chromium, on a page of another origin."""
 
-import asyncio
-
-import pytest
 from playwright.async_api import expect
 
-from tests.browser.conftest import PIECES
-from tests.browser.stage import Stage
-
-pytestmark = pytest.mark.browser
-REPLY = "".join(PIECES)
+from tests.browser.stage import PIECES, REPLY, Stage
+from tests.chatbot.server.room import until
 
 
 async def test_a_reply_streams_piece_by_piece(stage: Stage) -> None:
@@ -72,9 +66,7 @@ async def test_stop_stops_and_keeps_what_was_said(stage: Stage) -> None:
     await chat.page.reload()
     await expect(chat.frame.locator(".from-bot .tag", has_text="Stopped")).to_be_visible()
     await chat.expect_reply(said)
-    async with asyncio.timeout(10):
-        while not stage.worker.outcomes:
-            await asyncio.sleep(0.02)
+    await until(lambda: bool(stage.worker.outcomes))
     assert stage.worker.outcomes == ["lost"]  # the worker was told, too
 
 
@@ -117,7 +109,11 @@ async def test_a_new_chat_in_one_tab_takes_the_other_along(stage: Stage) -> None
     await first.frame.get_by_label("Comment").fill("quick")
     await first.frame.get_by_role("button", name="Send rating").click()
     await expect(second.frame.get_by_text("Thank you for telling us.")).to_be_visible()
-    ratings = [event.data for event in await stage.events(old.conversation_id) if event.type == "rating.given"]
+    ratings = [
+        event.data
+        for event in await stage.events(old.conversation_id)
+        if event.type == "rating.given"
+    ]
     assert ratings == [{"score": 4, "comment": "quick"}]
     await first.frame.get_by_role("button", name="Start a new chat").click()
     for tab in (first, second):
@@ -131,7 +127,9 @@ async def test_a_new_chat_in_one_tab_takes_the_other_along(stage: Stage) -> None
 async def test_without_storage_the_chat_works_for_the_life_of_the_page(stage: Stage) -> None:
     # Chromium under test refuses storage to frames of another site
     chat = await stage.chat(url=stage.website.other_site_url)
-    refused = await chat.in_frame("{ try { localStorage.length; return false; } catch { return true; } }")
+    refused = await chat.in_frame(
+        "{ try { localStorage.length; return false; } catch { return true; } }"
+    )
     assert refused
     await chat.send("Hello")
     stage.release(len(PIECES))

@@ -1,13 +1,8 @@
 """The agent's desk in Chromium, beside a visitor's chat."""
 
-import pytest
 from playwright.async_api import expect
 
-from tests.browser.conftest import PIECES
-from tests.browser.stage import Stage
-
-pytestmark = pytest.mark.browser
-REPLY = "".join(PIECES)
+from tests.browser.stage import PIECES, REPLY, Stage
 
 
 async def test_an_agent_takes_over_writes_and_gives_back(stage: Stage) -> None:
@@ -30,7 +25,9 @@ async def test_an_agent_takes_over_writes_and_gives_back(stage: Stage) -> None:
     await desk.send("Hello, I am Anna.")
     await expect(chat.frame.locator(".from-agent .bubble")).to_have_text("Hello, I am Anna.")
     await chat.send("Good to see a person")
-    await expect(desk.log.locator(".from-visitor .bubble").last).to_have_text("Good to see a person")
+    await expect(desk.log.locator(".from-visitor .bubble").last).to_have_text(
+        "Good to see a person"
+    )
     assert len(stage.worker.replies) == 1  # no job for the bot
     await expect(chat.replies).to_have_count(1)
     await expect(chat.frame.locator(".typing")).to_have_count(0)
@@ -112,8 +109,10 @@ async def test_the_keyboard_does_it_all(stage: Stage) -> None:
     await expect(desk.log.locator(".from-agent .bubble p")).to_have_text("one\ntwo")
     await keys.press("Escape")
     await keys.press("?")
-    await expect(desk.page.get_by_role("dialog", name="Keys")).to_be_visible()
+    help_text = desk.page.get_by_role("dialog", name="Keys")
+    await expect(help_text).to_be_visible()
     await keys.press("Escape")
+    await expect(help_text).to_be_hidden()
     await keys.press("r")
     await expect(desk.claim).to_be_visible()
 
@@ -132,14 +131,20 @@ async def test_a_desk_that_was_cut_off_catches_up(stage: Stage) -> None:
     await desk.send("Written without a connection")
     for number in range(3):
         await log.append_message(
-            head.conversation_id, role="visitor", text=f"Missed {number}", client_message_id=f"m{number}", author="v"
+            head.conversation_id,
+            role="visitor",
+            text=f"Missed {number}",
+            client_message_id=f"m{number}",
+            author="v",
         )
     stage.network.refusing = False
     await desk.page.evaluate("window.dispatchEvent(new Event('online'))")
     await expect(desk.log.locator(".from-visitor .bubble")).to_have_text(
         ["I need help", "Missed 0", "Missed 1", "Missed 2"]
     )
-    await expect(chat.frame.locator(".from-agent .bubble")).to_have_text("Written without a connection")
+    await expect(chat.frame.locator(".from-agent .bubble")).to_have_text(
+        "Written without a connection"
+    )
     await desk.page.reload()  # logged in as before, and the same conversation is open
     await expect(desk.log.locator(".from-visitor .bubble")).to_have_count(4)
 

@@ -2,14 +2,9 @@
 
 import re
 
-import pytest
 from playwright.async_api import expect
 
-from tests.browser.conftest import PIECES
-from tests.browser.stage import Stage
-
-pytestmark = pytest.mark.browser
-REPLY = "".join(PIECES)
+from tests.browser.stage import PIECES, REPLY, Stage
 
 
 async def test_offline_is_shown_and_words_are_sent_once_when_it_ends(stage: Stage) -> None:

@@ -37,7 +37,9 @@ class Network:
         """From now on nothing of the server reaches today's connections, which look open."""
         self._deaf |= self._open
 
-    async def serve(self, target: int, reader: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
+    async def serve(
+        self, target: int, reader: asyncio.StreamReader, out: asyncio.StreamWriter
+    ) -> None:
         if self.refusing:
             out.transport.abort()
             return
@@ -58,7 +60,9 @@ class Network:
                 self._open.discard(writer)
                 writer.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, out: asyncio.StreamWriter, *, down: bool) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, out: asyncio.StreamWriter, *, down: bool
+    ) -> None:
         with suppress(ConnectionError):
             while data := await reader.read(65536):
                 if down:
