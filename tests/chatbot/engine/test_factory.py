@@ -11,17 +11,16 @@ from chatbot.errors import SettingsError
 from chatbot.settings import Settings
 
 
-@pytest.mark.parametrize("name", [*FACTORIES, "auto"])
-async def test_every_name_makes_an_engine(name: str) -> None:
-    engine = create_engine(Settings(engine=name))  # type: ignore[arg-type]
+async def test_torch_makes_the_torch_engine() -> None:
+    engine = create_engine(Settings(engine="torch"))
     assert isinstance(engine, TorchEngine)
     await engine.close()
 
 
 async def test_auto_logs_what_it_took_and_why() -> None:
     with capture_logs() as lines:
-        await create_engine(Settings()).close()
-    assert lines[0]["engine"] == "torch"
+        await create_engine(Settings(engine="auto")).close()
+    assert lines[0]["engine"] in FACTORIES
     assert lines[0]["reason"]
 
 

@@ -32,6 +32,7 @@ async def test_engine_equals_generate_on_smollm2(data_dir_with_base: Path) -> No
     ]
     wanted = [generate(model, prompt, 24) for prompt in prompts]
     settings = Settings(
+        engine="torch",
         dtype="float32",
         device="cpu",
         data_dir=data_dir_with_base,
