@@ -27,7 +27,7 @@ class TrainConfig:
     columns: Columns | None = None
     limit: int | None = None  # dialogues taken from the files; None: all
     eval_limit: int | None = None
-    eval_turns: int = 200  # replies written for the report
+    eval_turns: int = 400  # replies written for the report
     # -- optimisation
     epochs: int = 1
     max_steps: int | None = None  # end earlier than the epochs say

@@ -37,7 +37,9 @@ from finetune.progress import OnProgress, Progress
 from finetune.storage import whole_directory, write_whole
 from finetune.transcripts import Dialogue
 from finetune.transcripts.readers import Rejects
+from finetune.transcripts.sets import held_out as held_out_by_hash
 
+HELD_OUT_SHARE = 0.1
 ShouldStop = Callable[[], bool]
 
 
@@ -147,7 +149,10 @@ def prepare(config: TrainConfig, reviewed: Iterable[dict[str, Any]] = ()) -> Pre
     held_source = Source(config.eval_data, config.format_name, config.columns, config.eval_limit)
     source = Source(config.data, config.format_name, config.columns, config.limit)
     with Rejects(folder / "rejects-held-out.jsonl") as rejects:
-        raw = load_held_out(held_source, rejects)
+        raw = load_held_out(held_source if config.eval_data else source, rejects)
+    if not config.eval_data:
+        # no file of held-out dialogues: a tenth of the others is kept out, chosen by hash
+        raw = [dialogue for dialogue in raw if held_out_by_hash(dialogue, HELD_OUT_SHARE)]
     with Rejects(folder / "rejects.jsonl") as rejects:
         dataset = build_dataset(source, rejects, reviewed, raw)
     redacted = redact_held_out(raw, dataset.contacts)
