@@ -302,10 +302,16 @@ def base_version_id(base_model: str) -> str:
 
 
 def _against(report: dict[str, Any], live: VersionInfo | None) -> dict[str, Any]:
-    """The report with the numbers of what is live now, when that changed since it was written."""
-    if live is None or not live.metrics:
+    """The report with the numbers of what is live now. Best are those that the report has of it,
+    as they come from the same dialogues; else those of its own report."""
+    if live is None:
         return report
-    return {**report, "live": {**(report.get("live") or {}), **live.metrics}}
+    models = report.get("models") or {}
+    for name in ("live", "base"):
+        numbers = models.get(name) or {}
+        if numbers.get("version") == live.id:
+            return {**report, "live": numbers}
+    return {**report, "live": live.metrics} if live.metrics else report
 
 
 def _path(rows: Sequence[Promotion]) -> Sequence[str]:

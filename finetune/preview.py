@@ -15,6 +15,7 @@ from chatbot.settings import Settings
 from finetune.dataset import Dataset, Source, build_dataset, load_held_out
 from finetune.transcripts import Dialogue
 from finetune.transcripts.readers import Rejects
+from finetune.transcripts.sets import held_out
 
 WHOLE = 1_000_000  # tokens: no dialogue is cut when it is only counted
 
@@ -49,6 +50,16 @@ def _dataset(
             raw = load_held_out(Source(_files(settings.train_eval_data)), rejects)
         with Rejects(Path(folder) / "rejects.jsonl") as rejects:
             return build_dataset(source, rejects, reviewed, raw)
+
+
+def _held_out(source: Source, settings: Settings, rejects: Rejects) -> list[Dialogue]:
+    """As :func:`finetune.train.prepare` chooses them."""
+    if settings.train_eval_data:
+        return load_held_out(Source(_files(settings.train_eval_data)), rejects)
+    from finetune.train import HELD_OUT_SHARE  # needs torch, which counting does not
+
+    everything = load_held_out(source, rejects)
+    return [dialogue for dialogue in everything if held_out(dialogue, HELD_OUT_SHARE)]
 
 
 def _files(name: str) -> tuple[Path, ...]:

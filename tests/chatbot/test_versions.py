@@ -84,7 +84,7 @@ def test_a_version_comes_in_as_a_candidate(versions: Versions, artifacts: Path) 
     assert versions.report_page("v1").read_text().endswith("<title>v1</title>")
     report = versions.report("v1")
     assert report is not None
-    assert report["candidate"]["stop_rate"] == 1.0
+    assert report["models"]["candidate"]["stop_rate"] == 1.0
 
 
 def test_an_unfinished_version_is_refused(versions: Versions, artifacts: Path) -> None:
@@ -213,6 +213,22 @@ def test_the_rule_looks_at_what_is_live_now(versions: Versions, artifacts: Path)
     versions.promote("v1", "ada", "")
     with pytest.raises(PromotionRefused, match="perplexity"):
         versions.promote("v2", "ada", "")
+
+
+def test_numbers_from_the_same_dialogues_count_most(versions: Versions, artifacts: Path) -> None:
+    """v1's own report gave it 2.0; on v2's harder dialogues it got 3.0."""
+    _register(versions, artifacts, "v1", perplexity=2.0)
+    versions.promote("v1", "ada", "")
+    seen = {"version": "v1", "perplexity": 3.0, "stop_rate": 1.0}
+    versions.register(make_version(artifacts, "v2", perplexity=2.9, live=seen))
+    assert versions.decision("v2").passed
+
+
+def test_a_version_worse_than_the_live_base_model_is_refused(
+    versions: Versions, artifacts: Path
+) -> None:
+    _register(versions, artifacts, "v1", perplexity=9.0)
+    assert "perplexity" in versions.decision("v1").reasons[0]
 
 
 def test_an_override_needs_a_reason_and_is_recorded(

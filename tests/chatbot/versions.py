@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from chatbot.manifest import write_manifest
 
@@ -14,7 +15,7 @@ def make_version(
     stop_rate: float = 1.0,
     base_model: str = "smollm2-135m",
     created_at: int = 1_700_000_000_000,
-    live: dict[str, float] | None = None,
+    live: dict[str, Any] | None = None,
 ) -> Path:
     """Write a version as a training run does; gives its directory."""
     directory = artifacts / "versions" / name
@@ -22,7 +23,8 @@ def make_version(
     (directory / "adapter" / "adapter_config.json").write_text('{"r": 16}')
     (directory / "adapter" / "adapter_model.safetensors").write_bytes(name.encode() * 100)
     metrics = {"perplexity": perplexity, "stop_rate": stop_rate, "exact_match": 0.3}
-    report = {"candidate": metrics, "live": live, "base": {"perplexity": 8.3}}
+    base = {"version": "base-smollm2-135m", "perplexity": 8.3, "stop_rate": 0.9}
+    report = {"models": {"candidate": metrics, "live": live, "base": base}}
     (directory / "report.json").write_text(json.dumps(report))
     (directory / "report.html").write_text(f"<!doctype html><title>{name}</title>")
     write_manifest(

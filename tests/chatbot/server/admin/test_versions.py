@@ -47,7 +47,7 @@ async def test_one_version_comes_with_manifest_report_and_history(
     await _promote(admin, "v1", reason="good")
     data = (await agent.get("/versions/v1")).json()
     assert data["manifest"]["settings"] == {"rank": 16}
-    assert data["report"]["candidate"]["stop_rate"] == 1.0
+    assert data["report"]["models"]["candidate"]["stop_rate"] == 1.0
     assert [(c["kind"], c["actor"], c["previous_id"]) for c in data["history"]] == [
         ("promote", "admin", BASE)
     ]
