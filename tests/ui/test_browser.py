@@ -119,7 +119,9 @@ async def test_scripts_of_visitors_models_and_reports_do_not_run(
             assert await frame.evaluate("window.hacked") is None
 
 
-async def test_a_running_curve_moves_by_itself(console_url: str, world: World) -> None:
+async def test_a_curve_moves_by_itself_and_a_double_click_makes_one_run(
+    console_url: str, world: World
+) -> None:
     async with browsing() as page:
         await log_in(page, console_url)
         await page.goto(f"{console_url}/training")
@@ -128,4 +130,6 @@ async def test_a_running_curve_moves_by_itself(console_url: str, world: World) -
         world.train_step(run, 31)
         await page.get_by_text("Step 31 of 120").first.wait_for()
         run.update(state="completed", version_id="v5", ended_at=run["started_at"] + 1000)
-        await page.get_by_role("button", name="Start training").wait_for()
+        await page.get_by_role("button", name="Start training").dblclick()
+        await page.get_by_text("Waiting for the trainer").wait_for()
+        assert [run["state"] for run in world.runs] == ["queued", "completed"]
