@@ -10,6 +10,7 @@ from pathlib import Path
 import structlog
 
 from chatbot.bootstrap import open_services, resolve_redis_url
+from chatbot.crew import all_or_none
 from chatbot.embedded_store import run_embedded_store
 from chatbot.settings import Settings
 
@@ -58,9 +59,10 @@ async def run_worker(settings: Settings) -> None:
         await engine.start()
         log.info("worker.ready", base_model=settings.base_model)
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(Archiver(services.log, services.archive).run(stop))
-                group.create_task(Worker(services, engine, name=_worker_name()).run(stop))
+            await all_or_none(
+                Archiver(services.log, services.archive).run(stop),
+                Worker(services, engine, name=_worker_name()).run(stop),
+            )
         finally:
             await engine.close()
 

@@ -24,10 +24,17 @@ from chatbot.conversation.events import ConversationId, Event
 from chatbot.conversation.transcript import placed_messages
 from chatbot.prompt import ChatMessage
 from chatbot.record.database import Database
-from chatbot.record.tables import Conversation, Review
+from chatbot.record.tables import Conversation, Review, Site
 
 Placed = list[tuple[Event, ChatMessage]]
 SOURCE = "review"
+
+
+def site_prompts(database: Database, default: str) -> Callable[[str], str]:
+    """The system prompt of a site by its name, as the worker uses it."""
+    with database.session() as session:
+        own = {row.name: row.system_prompt for row in session.scalars(select(Site))}
+    return lambda name: own.get(name) or default
 
 
 def reviewed_dialogues(

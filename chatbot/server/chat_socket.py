@@ -17,10 +17,10 @@ from fastapi import APIRouter, WebSocket
 from chatbot import protocol
 from chatbot.conversation.events import ConversationId, ReplyId, VisitorId
 from chatbot.conversation.interface import Catchup
+from chatbot.crew import run_together
 from chatbot.errors import FrontdeskError, NotAllowed, NotFound, ProtocolViolation
 from chatbot.protocol import SocketState
 from chatbot.server.auth import VisitorClaims, check_origin, signer_of
-from chatbot.server.crew import run_together
 from chatbot.server.follow import Follower, LogReset, live_frame, seen_events, visitor_view
 from chatbot.server.hub import Watcher
 from chatbot.server.sockets import Peer, read_log, run_socket

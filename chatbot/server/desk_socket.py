@@ -14,6 +14,7 @@ from fastapi import APIRouter, WebSocket
 
 from chatbot import protocol
 from chatbot.conversation.events import ConversationId, Status
+from chatbot.crew import Crew, end_tasks
 from chatbot.errors import (
     Conflict,
     FrontdeskError,
@@ -24,7 +25,6 @@ from chatbot.errors import (
 )
 from chatbot.protocol import SocketState
 from chatbot.server.auth import StaffClaims, read_staff
-from chatbot.server.crew import Crew, end_tasks
 from chatbot.server.desk_list import Line
 from chatbot.server.follow import Follower, Frame, LogReset, live_frame, seen_events, staff_view
 from chatbot.server.hub import Watcher

@@ -16,8 +16,8 @@ from redis.exceptions import RedisError
 
 from chatbot.conversation.events import ConversationId
 from chatbot.conversation.interface import ConversationLog
+from chatbot.crew import end_tasks
 from chatbot.errors import FrontdeskError
-from chatbot.server.crew import end_tasks
 
 log = structlog.get_logger()
 TYPING_CHANNEL = "fd:typing"

@@ -15,6 +15,7 @@ from fastapi import WebSocket, WebSocketDisconnect
 from starlette.websockets import WebSocketDisconnected
 
 from chatbot import protocol
+from chatbot.crew import run_together
 from chatbot.errors import (
     AccessError,
     FrontdeskError,
@@ -26,7 +27,6 @@ from chatbot.errors import (
     StoreUnavailable,
 )
 from chatbot.protocol import CloseCode
-from chatbot.server.crew import run_together
 from chatbot.server.follow import LogReset
 from chatbot.server.limits import FrameBudget, SocketLimits
 from chatbot.server.state import Room

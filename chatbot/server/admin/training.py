@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import entry_points
@@ -10,12 +9,10 @@ from multiprocessing import get_context
 from typing import Any, cast
 
 from fastapi import APIRouter
-from sqlalchemy import select
 
 from chatbot.errors import TrainingError
 from chatbot.record.database import Database
-from chatbot.record.tables import Site
-from chatbot.review_data import excluded_conversations, reviewed_dialogues
+from chatbot.review_data import excluded_conversations, reviewed_dialogues, site_prompts
 from chatbot.server.admin.common import Answer, Reviewer, Stores
 from chatbot.settings import Settings
 
@@ -102,10 +99,3 @@ def load_preview() -> Callable[..., dict[str, Any]]:
     for entry in entry_points(group=GROUP, name="preview"):
         return cast(Callable[..., dict[str, Any]], entry.load())
     raise TrainingError("training is not part of this installation: install the package finetune")
-
-
-def site_prompts(database: Database, default: str) -> Callable[[str], str]:
-    """The system prompt of a site by its name, as the worker uses it."""
-    with database.session() as session:
-        own = {row.name: row.system_prompt for row in session.scalars(select(Site))}
-    return lambda name: own.get(name) or default

@@ -19,7 +19,7 @@ from chatbot.conversation.events import Lease
 from chatbot.conversation.log import RedisLog
 from chatbot.record.database import Database
 from chatbot.server.app import create_app
-from chatbot.server.crew import end_tasks
+from chatbot.crew import end_tasks
 from chatbot.server.limits import SocketLimits
 from chatbot.server.run import RoomServer, make_server
 from chatbot.server.sites import ensure_demo_site

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from chatbot.conversation.events import ConversationId, VisitorId
 from chatbot.errors import RateLimited, StoreUnavailable
 from chatbot.server import hub as hub_module
-from chatbot.server.crew import Crew, end_tasks, run_together
+from chatbot.crew import Crew, end_tasks, run_together
 from chatbot.server.hub import MANY, AnyWatcher, Hub, Watcher
 from chatbot.server.limits import FrameBudget, OpenSockets, RateLimiter
 from chatbot.services import Services

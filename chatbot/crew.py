@@ -51,6 +51,18 @@ async def run_together(*jobs: Coroutine[Any, Any, None]) -> None:
     await crew.run()
 
 
+async def all_or_none(*jobs: Coroutine[Any, Any, None]) -> None:
+    """Run jobs until all have ended, or until the first fails: then end the others, and raise its
+    exception."""
+    tasks = [asyncio.create_task(job) for job in jobs]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+    finally:
+        await end_tasks(tasks)
+
+
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel tasks until each has ended. Being cancelled meanwhile is told afterwards."""
     left = {task for task in tasks if not task.done()}
