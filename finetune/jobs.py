@@ -9,8 +9,7 @@ import structlog
 from chatbot.bootstrap import open_database, open_versions, resolve_redis_url
 from chatbot.errors import FrontdeskError, PromotionRefused, RunInterrupted, TrainingError
 from chatbot.record.database import Database
-from chatbot.review_data import reviewed_dialogues
-from chatbot.review_data import site_prompts
+from chatbot.review_data import reviewed_dialogues, site_prompts
 from chatbot.settings import Settings, load_settings
 from chatbot.trainer import watched
 from chatbot.training_runs import Run, TrainingRuns
