@@ -6,6 +6,7 @@ const $ = (id) => document.getElementById(id);
 const STATUS = { bot: 'Bot', waiting: 'Waiting', human: 'Person', closed: 'Closed' };
 const RANK = { waiting: 0, human: 1, bot: 2, closed: 3 };
 const NOTICE_MS = 8_000;
+const LATE_MS = 60_000; // who waits longer is shown in red
 
 let filter = 'all';
 let writingNote = false;
@@ -141,7 +142,7 @@ function showRow(line) {
   const since = session.waitingSince.get(line.conversation_id);
   setText(name, shortName(line.visitor));
   setText(time, since ? `waits ${duration(Date.now() - since)}` : clock(line.updated_at));
-  time.classList.toggle('late', Boolean(since));
+  time.classList.toggle('late', Boolean(since) && Date.now() - since > LATE_MS);
   setText(preview, session.visitorTypes(line.conversation_id) ? 'typing…' : line.preview || 'No message yet');
   setText(badge, line.status === 'human' ? (isMine(line) ? 'You' : line.agent) : STATUS[line.status]);
   badge.dataset.status = line.status;
@@ -214,7 +215,9 @@ function showHead(transcript) {
   $('release').hidden = !session.holding && status !== 'waiting';
   $('release').disabled = !may;
   $('close').hidden = status === 'closed';
-  $('close').disabled = !may;
+  // what a colleague holds only they may end, or an administrator
+  const others = status === 'human' && !session.holding && session.user?.role !== 'admin';
+  $('close').disabled = !may || others;
   const shown = notice && notice.until > Date.now() && (notice.id === null || notice.id === session.selected);
   $('notice').hidden = !shown;
   if (shown) setText($('notice'), notice.text);
@@ -265,7 +268,7 @@ function showFacts() {
   const seal = JSON.stringify(shown);
   if ($('facts').dataset.seal === seal) return;
   $('facts').dataset.seal = seal;
-  $('facts').replaceChildren(...shown.flatMap(([name, value]) => [make('dt', '', name), make('dd', '', value)]));
+  $('facts').replaceChildren(...shown.flatMap(([name, value]) => [make('dt', '', name), make('dd', /^[vc]-/u.test(value) ? 'id' : '', value)]));
 }
 
 function showBar() {

@@ -137,6 +137,7 @@ export class Session {
     this.#token = null;
     this.store.remove('token', 'visitor');
     this.#forgetConversation();
+    this.outbox.clear();
     this.onChange();
   }
 
@@ -170,9 +171,10 @@ export class Session {
     this.#due = this.#due.filter((frame) => !this.connection.sendDue(frame));
   }
 
+  /** Words that are on their way stay in the outbox: they go into the next conversation. */
   #forgetConversation() {
     this.store.remove('conversation', 'seen');
-    this.outbox.clear();
+    for (const { id, error } of [...this.outbox.entries]) if (error) this.outbox.settle(id);
     this.#due = [];
     this.#leaveConversation();
   }
@@ -294,8 +296,7 @@ export class Session {
   #error({ code, message, retry_after: retryAfter = 0, client_message_id: id }) {
     if (id && this.outbox.get(id)) this.#refused(id, code, message, retryAfter);
     else if (code === 'not_found' && !this.connected && this.conversationId) {
-      this.store.remove('conversation', 'seen'); // erased: unsent words go into a new one
-      this.#leaveConversation();
+      this.#forgetConversation(); // it was erased
       this.connection.restart();
       return;
     }

@@ -143,3 +143,20 @@ async def test_a_token_that_is_not_valid_any_more_is_replaced(stage: Stage) -> N
     await chat.send("Hello")
     stage.release(len(PIECES))
     await chat.expect_reply(REPLY)
+    first = await stage.head()
+    # again, now with words on their way: they are not lost with the old token
+    stage.network.refusing = True
+    stage.network.cut()
+    await chat.send("On its way")
+    await chat.in_frame("localStorage.setItem('frontdesk:demo:token', '\"not.a.token\"')")
+    stage.network.refusing = False
+    await chat.page.reload()
+    await expect(chat.frame.locator(".from-visitor:not(.pending) .bubble")).to_have_text(
+        "On its way"
+    )
+    [second] = [
+        head
+        for head in await stage.server.services.log.open_conversations()
+        if head.conversation_id != first.conversation_id
+    ]
+    assert second.visitor != first.visitor

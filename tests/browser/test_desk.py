@@ -82,6 +82,7 @@ async def test_the_loser_of_a_double_claim_is_told_who_holds_it(stage: Stage) ->
     await expect(ben.page.locator("#substatus")).to_have_text("anna holds it")
     await expect(ben.claim).to_be_hidden()
     await expect(ben.text).to_be_disabled()
+    await expect(ben.page.get_by_role("button", name="Close…")).to_be_disabled()
     assert (await stage.head()).agent == "anna"
 
 

@@ -1,7 +1,11 @@
 """The script on the customer's page: tag, methods, events, page swaps, phones, keyboard."""
 
+import time
+
+import jwt
 from playwright.async_api import Frame, Page, expect
 
+from chatbot.record.tables import Site
 from tests.browser.stage import PIECES, REPLY, Stage
 
 
@@ -222,3 +226,35 @@ async def test_a_theme_is_followed(stage: Stage) -> None:
     chat = await stage.chat()
     background = await chat.in_frame("getComputedStyle(document.body).backgroundColor")
     assert background == "rgb(20, 23, 28)"
+
+
+async def test_a_known_customer_is_who_the_sites_own_server_says(stage: Stage) -> None:
+    secret = "a secret of the site, long enough for HS256"
+    with stage.server.services.database.session() as session:
+        site = session.get(Site, "demo")
+        assert site is not None
+        site.identity_secret = secret
+        session.commit()
+    proof = jwt.encode({"sub": "customer-7", "exp": int(time.time()) + 60}, secret, "HS256")
+    forged = jwt.encode({"sub": "customer-7", "exp": int(time.time()) + 60}, "x" * 40, "HS256")
+
+    home = await stage.chat()
+    await home.send("Said as nobody")
+    await home.page.evaluate("(jwt) => frontdesk.setUser(jwt)", proof)
+    await expect(home.frame.locator(".from-visitor")).to_have_count(0)  # never merged
+    await home.send("Said at home")
+    await expect(home.frame.locator(".from-visitor:not(.pending)")).to_have_count(1)
+
+    thief = await stage.chat()
+    await thief.page.evaluate("(jwt) => frontdesk.setUser(jwt)", forged)
+    await thief.send("Who am I?")
+    await expect(thief.frame.locator(".from-visitor:not(.pending) .bubble")).to_have_text(
+        "Who am I?"
+    )
+    assert "identity_refused" in [error["code"] for error in await thief.events("error")]
+
+    phone = await stage.chat()
+    await phone.page.evaluate("(jwt) => frontdesk.setUser(jwt)", proof)
+    await expect(phone.frame.locator(".from-visitor .bubble")).to_have_text("Said at home")
+    heads = await stage.server.services.log.open_conversations()
+    assert len({head.visitor for head in heads}) == 3
