@@ -6,13 +6,15 @@ import threading
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from chatbot.errors import StorageFull, StoreUnavailable
-from chatbot.record.database import Database, sqlite_url
+from chatbot.record.database import MIGRATIONS, Database, sqlite_url
 from chatbot.record.tables import Audit, Base, Conversation, EventRow, Version
 
 
@@ -20,7 +22,11 @@ def test_migrations_make_exactly_the_tables(database: Database) -> None:
     with database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
-        indexes = {index["name"]: index for index in inspect(connection).get_indexes("versions")}
+        found = inspect(connection)
+        for name, table in Base.metadata.tables.items():
+            key = found.get_pk_constraint(name)["constrained_columns"]
+            assert key == [column.name for column in table.primary_key]
+        indexes = {index["name"]: index for index in found.get_indexes("versions")}
         assert indexes["one_live_version"]["unique"]
 
 
@@ -168,3 +174,14 @@ def _conversation(name: str) -> Conversation:
     return Conversation(
         id=name, epoch="e", site="demo", visitor="v", status="bot", started_at=1, updated_at=1
     )
+
+
+def test_the_migrations_can_be_taken_back(database: Database) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with database.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+    assert inspect(database.engine).get_table_names() == ["alembic_version"]
+    database.migrate()
+    test_migrations_make_exactly_the_tables(database)

@@ -1,5 +1,7 @@
 """the first tables"""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -8,207 +10,203 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+TABLES = (
+    "training_progress",
+    "training_runs",
+    "promotions",
+    "versions",
+    "reviews",
+    "events",
+    "conversations",
+    "staff",
+    "sites",
+    "audit",
+)
+
 
 def upgrade() -> None:
-    op.create_table(
-        "audit",
-        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
-        sa.Column("actor", sa.String(length=64), nullable=False),
-        sa.Column("action", sa.String(length=64), nullable=False),
-        sa.Column("subject", sa.String(length=128), nullable=False),
-        sa.Column("reason", sa.Text(), nullable=False),
-        sa.Column("data", sa.JSON(), nullable=False),
-        sa.Column("at", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("id"),
-    )
-    with op.batch_alter_table("audit", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_audit_at"), ["at"], unique=False)
-
-    op.create_table(
-        "conversations",
-        sa.Column("id", sa.String(length=64), nullable=False),
-        sa.Column("epoch", sa.String(length=64), nullable=False),
-        sa.Column("site", sa.String(length=64), nullable=False),
-        sa.Column("visitor", sa.String(length=64), nullable=False),
-        sa.Column("status", sa.String(length=16), nullable=False),
-        sa.Column("started_at", sa.BigInteger(), nullable=False),
-        sa.Column("updated_at", sa.BigInteger(), nullable=False),
-        sa.Column("recorded_offset", sa.Integer(), nullable=False),
-        sa.Column("messages", sa.Integer(), nullable=False),
-        sa.Column("score", sa.Integer(), nullable=True),
-        sa.Column("preview", sa.String(length=200), nullable=False),
-        sa.Column("excluded", sa.Boolean(), nullable=False),
-        sa.Column("exclusion_reason", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("id"),
-    )
-    with op.batch_alter_table("conversations", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_conversations_site"), ["site"], unique=False)
-        batch_op.create_index(batch_op.f("ix_conversations_status"), ["status"], unique=False)
-        batch_op.create_index(
-            batch_op.f("ix_conversations_updated_at"), ["updated_at"], unique=False
-        )
-        batch_op.create_index(batch_op.f("ix_conversations_visitor"), ["visitor"], unique=False)
-
-    op.create_table(
-        "sites",
-        sa.Column("name", sa.String(length=64), nullable=False),
-        sa.Column("origins", sa.JSON(), nullable=False),
-        sa.Column("title", sa.String(length=100), nullable=False),
-        sa.Column("welcome", sa.Text(), nullable=False),
-        sa.Column("system_prompt", sa.Text(), nullable=False),
-        sa.Column("identity_secret", sa.String(length=128), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("name"),
-    )
-    op.create_table(
-        "staff",
-        sa.Column("username", sa.String(length=64), nullable=False),
-        sa.Column("password", sa.String(length=255), nullable=False),
-        sa.Column("role", sa.String(length=16), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("username"),
-    )
-    op.create_table(
-        "training_runs",
-        sa.Column("id", sa.String(length=64), nullable=False),
-        sa.Column("request_id", sa.String(length=64), nullable=False),
-        sa.Column("active", sa.Integer(), nullable=True),
-        sa.Column("state", sa.String(length=16), nullable=False),
-        sa.Column("requested_by", sa.String(length=64), nullable=False),
-        sa.Column("settings", sa.JSON(), nullable=False),
-        sa.Column("cancel_requested", sa.Boolean(), nullable=False),
-        sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("heartbeat_at", sa.BigInteger(), nullable=False),
-        sa.Column("version_id", sa.String(length=64), nullable=False),
-        sa.Column("error", sa.Text(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("started_at", sa.BigInteger(), nullable=True),
-        sa.Column("ended_at", sa.BigInteger(), nullable=True),
-        sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("active"),
-        sa.UniqueConstraint("request_id"),
-    )
-    with op.batch_alter_table("training_runs", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_training_runs_state"), ["state"], unique=False)
-
-    op.create_table(
-        "versions",
-        sa.Column("id", sa.String(length=64), nullable=False),
-        sa.Column("state", sa.String(length=16), nullable=False),
-        sa.Column("base_model", sa.String(length=255), nullable=False),
-        sa.Column("directory", sa.String(length=255), nullable=False),
-        sa.Column("dataset_fingerprint", sa.String(length=64), nullable=False),
-        sa.Column("manifest", sa.JSON(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("promoted_at", sa.BigInteger(), nullable=True),
-        sa.Column("promoted_by", sa.String(length=64), nullable=False),
-        sa.Column("reason", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("id"),
-    )
-    with op.batch_alter_table("versions", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_versions_state"), ["state"], unique=False)
-        batch_op.create_index(
-            "one_live_version",
-            ["state"],
-            unique=True,
-            sqlite_where=sa.text("state = 'live'"),
-            postgresql_where=sa.text("state = 'live'"),
-        )
-
-    op.create_table(
-        "events",
-        sa.Column("conversation_id", sa.String(length=64), nullable=False),
-        sa.Column("epoch", sa.String(length=64), nullable=False),
-        sa.Column("offset", sa.Integer(), nullable=False),
-        sa.Column("type", sa.String(length=32), nullable=False),
-        sa.Column("at", sa.BigInteger(), nullable=False),
-        sa.Column("version", sa.String(length=64), nullable=False),
-        sa.Column("text", sa.Text(), nullable=False),
-        sa.Column("data", sa.JSON(), nullable=False),
-        sa.ForeignKeyConstraint(["conversation_id"], ["conversations.id"], ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("conversation_id", "epoch", "offset"),
-    )
-    with op.batch_alter_table("events", schema=None) as batch_op:
-        batch_op.create_index("events_by_time", ["at"], unique=False)
-        batch_op.create_index(batch_op.f("ix_events_version"), ["version"], unique=False)
-
-    op.create_table(
-        "promotions",
-        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
-        sa.Column("version_id", sa.String(length=64), nullable=False),
-        sa.Column("previous_id", sa.String(length=64), nullable=False),
-        sa.Column("kind", sa.String(length=16), nullable=False),
-        sa.Column("actor", sa.String(length=64), nullable=False),
-        sa.Column("reason", sa.Text(), nullable=False),
-        sa.Column("at", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["version_id"],
-            ["versions.id"],
-        ),
-        sa.PrimaryKeyConstraint("id"),
-    )
-    op.create_table(
-        "reviews",
-        sa.Column("conversation_id", sa.String(length=64), nullable=False),
-        sa.Column("offset", sa.Integer(), nullable=False),
-        sa.Column("verdict", sa.String(length=8), nullable=True),
-        sa.Column("correction", sa.Text(), nullable=True),
-        sa.Column("comment", sa.Text(), nullable=False),
-        sa.Column("reviewer", sa.String(length=64), nullable=False),
-        sa.Column("updated_at", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["conversation_id"], ["conversations.id"], ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("conversation_id", "offset"),
-    )
-    op.create_table(
-        "training_progress",
-        sa.Column("run_id", sa.String(length=64), nullable=False),
-        sa.Column("n", sa.Integer(), nullable=False),
-        sa.Column("phase", sa.String(length=16), nullable=False),
-        sa.Column("step", sa.Integer(), nullable=False),
-        sa.Column("total_steps", sa.Integer(), nullable=False),
-        sa.Column("loss", sa.Float(), nullable=True),
-        sa.Column("learning_rate", sa.Float(), nullable=True),
-        sa.Column("tokens_per_s", sa.Float(), nullable=True),
-        sa.Column("seconds_left", sa.Float(), nullable=True),
-        sa.Column("message", sa.Text(), nullable=False),
-        sa.Column("at", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["run_id"], ["training_runs.id"], ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("run_id", "n"),
-    )
+    _conversations()
+    _versions()
+    _training()
+    _people()
 
 
 def downgrade() -> None:
-    op.drop_table("training_progress")
-    op.drop_table("reviews")
-    op.drop_table("promotions")
-    with op.batch_alter_table("events", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_events_version"))
-        batch_op.drop_index("events_by_time")
+    for table in TABLES:
+        op.drop_table(table)
 
-    op.drop_table("events")
-    with op.batch_alter_table("versions", schema=None) as batch_op:
-        batch_op.drop_index(
-            "one_live_version",
-            sqlite_where=sa.text("state = 'live'"),
-            postgresql_where=sa.text("state = 'live'"),
-        )
-        batch_op.drop_index(batch_op.f("ix_versions_state"))
 
-    op.drop_table("versions")
-    with op.batch_alter_table("training_runs", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_training_runs_state"))
+def _text(name: str, length: int, **options: Any) -> sa.Column[str]:
+    return sa.Column(name, sa.String(length), nullable=False, **options)
 
-    op.drop_table("training_runs")
-    op.drop_table("staff")
-    op.drop_table("sites")
-    with op.batch_alter_table("conversations", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_conversations_visitor"))
-        batch_op.drop_index(batch_op.f("ix_conversations_updated_at"))
-        batch_op.drop_index(batch_op.f("ix_conversations_status"))
-        batch_op.drop_index(batch_op.f("ix_conversations_site"))
 
-    op.drop_table("conversations")
-    with op.batch_alter_table("audit", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_audit_at"))
+def _long(name: str) -> sa.Column[str]:
+    return sa.Column(name, sa.Text(), nullable=False)
 
-    op.drop_table("audit")
+
+def _time(name: str, nullable: bool = False) -> sa.Column[int]:
+    return sa.Column(name, sa.BigInteger(), nullable=nullable)
+
+
+def _number(name: str, **options: Any) -> sa.Column[int]:
+    return sa.Column(name, sa.Integer(), nullable=False, **options)
+
+
+def _rate(name: str) -> sa.Column[float]:
+    return sa.Column(name, sa.Float(), nullable=True)
+
+
+def _index(table: str, *columns: str) -> None:
+    for column in columns:
+        op.create_index(f"ix_{table}_{column}", table, [column])
+
+
+def _conversations() -> None:
+    op.create_table(
+        "conversations",
+        _text("id", 64, primary_key=True),
+        _text("epoch", 64),
+        _text("site", 64),
+        _text("visitor", 64),
+        _text("status", 16),
+        _time("started_at"),
+        _time("updated_at"),
+        _number("recorded_offset"),
+        _number("messages"),
+        sa.Column("score", sa.Integer(), nullable=True),
+        _text("preview", 200),
+        sa.Column("excluded", sa.Boolean(), nullable=False),
+        _long("exclusion_reason"),
+    )
+    _index("conversations", "site", "status", "updated_at", "visitor")
+    op.create_table(
+        "events",
+        _text("conversation_id", 64, primary_key=True),
+        _text("epoch", 64, primary_key=True),
+        _number("offset", primary_key=True),
+        _text("type", 32),
+        _time("at"),
+        _text("version", 64),
+        _long("text"),
+        sa.Column("data", sa.JSON(), nullable=False),
+        sa.ForeignKeyConstraint(["conversation_id"], ["conversations.id"], ondelete="CASCADE"),
+    )
+    _index("events", "version")
+    op.create_index("events_by_time", "events", ["at"])
+    op.create_table(
+        "reviews",
+        _text("conversation_id", 64, primary_key=True),
+        _number("offset", primary_key=True),
+        sa.Column("verdict", sa.String(8), nullable=True),
+        sa.Column("correction", sa.Text(), nullable=True),
+        _long("comment"),
+        _text("reviewer", 64),
+        _time("updated_at"),
+        sa.ForeignKeyConstraint(["conversation_id"], ["conversations.id"], ondelete="CASCADE"),
+    )
+
+
+def _versions() -> None:
+    op.create_table(
+        "versions",
+        _text("id", 64, primary_key=True),
+        _text("state", 16),
+        _text("base_model", 255),
+        _text("directory", 255),
+        _text("dataset_fingerprint", 64),
+        sa.Column("manifest", sa.JSON(), nullable=False),
+        _time("created_at"),
+        _time("promoted_at", nullable=True),
+        _text("promoted_by", 64),
+        _long("reason"),
+    )
+    _index("versions", "state")
+    live = sa.text("state = 'live'")
+    op.create_index(
+        "one_live_version",
+        "versions",
+        ["state"],
+        unique=True,
+        sqlite_where=live,
+        postgresql_where=live,
+    )
+    op.create_table(
+        "promotions",
+        _number("id", primary_key=True, autoincrement=True),
+        _text("version_id", 64),
+        _text("previous_id", 64),
+        _text("kind", 16),
+        _text("actor", 64),
+        _long("reason"),
+        _time("at"),
+        sa.ForeignKeyConstraint(["version_id"], ["versions.id"]),
+    )
+
+
+def _training() -> None:
+    op.create_table(
+        "training_runs",
+        _text("id", 64, primary_key=True),
+        _text("request_id", 64),
+        sa.Column("active", sa.Integer(), nullable=True),
+        _text("state", 16),
+        _text("requested_by", 64),
+        sa.Column("settings", sa.JSON(), nullable=False),
+        sa.Column("cancel_requested", sa.Boolean(), nullable=False),
+        _number("attempts"),
+        _time("heartbeat_at"),
+        _text("version_id", 64),
+        _long("error"),
+        _time("created_at"),
+        _time("started_at", nullable=True),
+        _time("ended_at", nullable=True),
+        sa.UniqueConstraint("active"),
+        sa.UniqueConstraint("request_id"),
+    )
+    _index("training_runs", "state")
+    op.create_table(
+        "training_progress",
+        _text("run_id", 64, primary_key=True),
+        _number("n", primary_key=True),
+        _text("phase", 16),
+        _number("step"),
+        _number("total_steps"),
+        _rate("loss"),
+        _rate("learning_rate"),
+        _rate("tokens_per_s"),
+        _rate("seconds_left"),
+        _long("message"),
+        _time("at"),
+        sa.ForeignKeyConstraint(["run_id"], ["training_runs.id"], ondelete="CASCADE"),
+    )
+
+
+def _people() -> None:
+    op.create_table(
+        "sites",
+        _text("name", 64, primary_key=True),
+        sa.Column("origins", sa.JSON(), nullable=False),
+        _text("title", 100),
+        _long("welcome"),
+        _long("system_prompt"),
+        _text("identity_secret", 128),
+        _time("created_at"),
+    )
+    op.create_table(
+        "staff",
+        _text("username", 64, primary_key=True),
+        _text("password", 255),
+        _text("role", 16),
+        _time("created_at"),
+    )
+    op.create_table(
+        "audit",
+        _number("id", primary_key=True, autoincrement=True),
+        _text("actor", 64),
+        _text("action", 64),
+        _text("subject", 128),
+        _long("reason"),
+        sa.Column("data", sa.JSON(), nullable=False),
+        _time("at"),
+    )
+    _index("audit", "at")
