@@ -29,7 +29,7 @@ class TrainConfig:
     eval_limit: int | None = None
     eval_turns: int = 400  # replies written for the report
     # -- optimisation
-    epochs: int = 1
+    epochs: float = 1.0  # passes over the data
     max_steps: int | None = None  # end earlier than the epochs say
     batch_size: int = 4  # dialogues per optimizer step
     learning_rate: float = 1e-3
@@ -50,7 +50,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         rules = {
-            "epochs": self.epochs >= 1,
+            "epochs": 0 < self.epochs <= 100,
             "max_steps": self.max_steps is None or self.max_steps >= 1,
             "limit": self.limit is None or self.limit >= 1,
             "eval_limit": self.eval_limit is None or self.eval_limit >= 1,

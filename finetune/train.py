@@ -213,7 +213,7 @@ class _Loop:
             self._parameters, lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self._per_epoch = math.ceil(len(samples) / config.batch_size)
-        planned = self._per_epoch * config.epochs
+        planned = math.ceil(self._per_epoch * config.epochs)
         self._total = min(planned, config.max_steps or planned)
         self._order: tuple[int, list[list[int]]] = (-1, [])
         self._began = 0.0

@@ -68,10 +68,10 @@ def columns_of(detail: VersionDetail) -> dict[str, Mapping[str, Any]]:
     """Whose numbers stand beside each other: this version, the live one of then, the base model;
     from the version's report, since only those are of the same dialogues. Without a report: its
     main numbers alone."""
-    report = detail.report or {}
+    models = (detail.report or {}).get("models") or {}
     labels = {"candidate": detail.id, "live": "live then", "base": "base"}
     columns = {
-        label: report[name] for name, label in labels.items() if isinstance(report.get(name), dict)
+        label: models[name] for name, label in labels.items() if isinstance(models.get(name), dict)
     }
     if columns or not detail.metrics:
         return columns

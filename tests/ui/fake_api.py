@@ -177,7 +177,7 @@ def add_version(world: World, name: str, state: str, passed: bool | None, **give
         "promoted_at": NOW if state != "candidate" else None,
         "promoted_by": "ada" if state != "candidate" else "", "reason": "",
         "manifest": {"settings": {"rank": 16}},
-        "report": {"candidate": metrics, "live": live, "base": base}
+        "report": {"models": {"candidate": metrics, "live": live, "base": base}}
         if passed is not None
         else None,
         **given,
