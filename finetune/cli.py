@@ -46,7 +46,7 @@ def train(
     limit: Annotated[int | None, typer.Option(help="Take so many dialogues only.")] = None,
     resume: Annotated[str | None, typer.Option(help="Go on with the run of this id.")] = None,
     data_dir: DataDir = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the data.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="End after so many steps.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     rank: Annotated[int | None, typer.Option(help="LoRA rank.")] = None,

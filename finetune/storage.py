@@ -35,20 +35,27 @@ def write_file(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file beside its place and move it there.
+@contextlib.contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """The path of a draft that becomes ``target`` at the end.
 
     Raises:
         StorageFull: nothing is left behind, and the old file is as it was.
     """
-    with full_disk_named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with full_disk_named(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
-            write_file(draft, data)
-            draft.replace(path)
+            yield draft
+            draft.replace(target)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file beside its place and move it there. Raises as :func:`whole_file`."""
+    with whole_file(path) as draft:
+        write_file(draft, data)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import gzip
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated, cast
 
 import typer
 from rich.console import Console
@@ -13,7 +13,7 @@ from chatbot.base_models import base_directory, load_tokenizer
 from chatbot.errors import BaseModelUnavailable, TranscriptError
 from chatbot.prompt import encode_dialogue
 from chatbot.settings import load_settings
-from finetune.storage import write_whole
+from finetune.storage import whole_file
 from finetune.transcripts import Columns, Dialogue, Rejected, canonical_line, read_transcripts
 from finetune.transcripts.check import CountTokens, Quality, check_files
 from finetune.transcripts.readers import READERS, Rejects
@@ -157,20 +157,28 @@ def convert(
     redact: Annotated[bool, typer.Option("--redact", help="Replace personal data.")] = False,
 ) -> None:
     """Write a file in the canonical form. Rejected lines go to TARGET.rejects.jsonl."""
-    dialogues: list[Dialogue] = []
-    with Rejects(rejects or target.with_name(f"{target.name}.rejects.jsonl")) as writer:
-        for item in read_transcripts(source, format_name, parse_columns(column, role)):
+    columns = parse_columns(column, role)
+    contacts: frozenset[str] | None = None
+    if redact:  # a first reading finds what is the business's own
+        items = read_transcripts(source, format_name, columns)
+        contacts = business_contacts(item for item in items if isinstance(item, Dialogue))
+    written = 0
+    with (
+        Rejects(rejects or target.with_name(f"{target.name}.rejects.jsonl")) as writer,
+        whole_file(target) as draft,
+        _writer(draft, target.suffix == ".gz") as out,
+    ):
+        for item in read_transcripts(source, format_name, columns):
             if isinstance(item, Rejected):
                 writer.add(source, item)
-            else:
-                dialogues.append(item)
-        if redact:
-            contacts = business_contacts(dialogues)
-            dialogues = [redact_dialogue(dialogue, contacts)[0] for dialogue in dialogues]
-        text = "".join(canonical_line(dialogue) + "\n" for dialogue in dialogues).encode()
-        packed = gzip.compress(text, mtime=0) if target.suffix == ".gz" else text
-        write_whole(target, packed)
-        lines = f"{len(dialogues):,} dialogues written to {target}"
-        if writer.total:
-            lines += f"; {writer.total:,} lines rejected, see {writer.path}"
-    print(lines)
+                continue
+            dialogue = item if contacts is None else redact_dialogue(item, contacts)[0]
+            out.write(canonical_line(dialogue).encode() + b"\n")
+            written += 1
+    rejected = f"; {writer.total:,} lines rejected, see {writer.path}" if writer.total else ""
+    print(f"{written:,} dialogues written to {target}{rejected}")
+
+
+def _writer(path: Path, packed: bool) -> IO[bytes]:
+    opened = gzip.open(path, "wb") if packed else path.open("wb")
+    return cast(IO[bytes], opened)
