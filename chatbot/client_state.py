@@ -87,7 +87,6 @@ class StatusChanged:
     """Who answers now: bot, waiting (for a person), human, closed."""
 
     status: str
-    reason: str
     actor: str
 
 
@@ -232,7 +231,7 @@ class ChatState:
                 return self._end(frame, "failed", "")
             case "status.changed":
                 self.status = frame["status"]
-                return [StatusChanged(frame["status"], frame["reason"], frame["actor"])]
+                return [StatusChanged(frame["status"], frame["actor"])]
             case _:
                 return []
 

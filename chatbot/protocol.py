@@ -189,7 +189,8 @@ _VISITOR_FIELDS: dict[str, frozenset[str]] = {
     "message.created": _EVENT | {"role", "text", "client_message_id", "author"},
     "reply.completed": _EVENT | {"reply_id", "text", "finish_reason", "version"},
     "reply.failed": _EVENT | {"reply_id", "text"},
-    "status.changed": _EVENT | {"status", "previous", "reason", "actor", "agent"},
+    # without the reason: what staff write there is for staff
+    "status.changed": _EVENT | {"status", "previous", "actor", "agent"},
     "rating.given": _EVENT | {"score", "comment"},
 }
 

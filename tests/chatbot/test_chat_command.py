@@ -147,7 +147,7 @@ def test_what_is_shown() -> None:
         ReplyEnded("r", "Good day", "end", "v"),
         Said("visitor", "mine", "me", 1, "m"),
         Said("agent", "Anna here", "anna", 2, "a"),
-        StatusChanged("human", "claimed", "anna"),
+        StatusChanged("human", "anna"),
         Problem("too_long", "the message is too long", None, "m"),
         Disconnected(1001, 0.5),
     ) == (

@@ -95,7 +95,6 @@ def test_a_whole_turn() -> None:
             "at": 0,
             "status": "waiting",
             "previous": "bot",
-            "reason": "asked",
             "actor": "visitor",
         },
     )
@@ -107,7 +106,7 @@ def test_a_whole_turn() -> None:
         ReplyText("r-1", "He", "He"),
         ReplyText("r-1", "llo", "Hello"),
         ReplyEnded("r-1", "Hello", "end", "v-1"),
-        StatusChanged("waiting", "asked", "visitor"),
+        StatusChanged("waiting", "visitor"),
     ]
     assert not state.unacknowledged
     assert state.hello("t", True) == {

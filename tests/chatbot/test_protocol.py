@@ -198,6 +198,17 @@ def test_a_visitor_sees_no_notes_and_no_staff_fields() -> None:
         "reply_id": "r",
         "text": "",
     }
+    closed = {
+        "type": "status.changed",
+        "offset": 3,
+        "at": 0,
+        "status": "closed",
+        "actor": "anna",
+        "reason": "abusive",
+    }
+    seen = protocol.visitor_event(closed)
+    assert seen is not None
+    assert "reason" not in seen
     unknown = {"type": "some.new.type", "offset": 3, "at": 0}
     assert protocol.visitor_event(unknown) is None  # new types are staff-only until allowed
 
