@@ -9,6 +9,7 @@ checkpoint and calls :meth:`TrainingRuns.interrupted`, and the next trainer resu
 """
 
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -147,7 +148,8 @@ class _Trainer(Worker):  # type: ignore[misc]  # rq is untyped here
         self._environment = environment
 
     def bootstrap(self, *_logging: Any) -> None:
-        """As rq's, without its log handlers."""
+        """As rq's, without its log handlers, and without the level that it gives its logger."""
+        logging.getLogger("rq.worker").setLevel(logging.NOTSET)
         self.register_birth()
         self.subscribe()
         self.set_state("started")

@@ -34,7 +34,8 @@ Phase = Literal["prepare", "train", "evaluate", "publish"]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One training run with its last line of progress. Times are Unix ms."""
+    """One training run with its last line of progress; ``loss`` and ``tokens_per_s`` are the last
+    ones there were, also when it evaluates or has ended. Times are Unix ms."""
 
     id: str
     request_id: str
@@ -107,7 +108,7 @@ class TrainingRuns:
             created = row is None
             if row is None:
                 row = _new_run(session, request_id, actor, settings)
-            run = _run(row, _last_line(session, row.id))
+            run = _run(session, row)
         if run.state == "queued":
             self._queue.put(run.id)
         return run, created
@@ -116,7 +117,7 @@ class TrainingRuns:
         """Raises NotFound."""
         with self._database.session() as session:
             row = _row(session, run_id)
-            return _run(row, _last_line(session, row.id))
+            return _run(session, row)
 
     def list(self, limit: int = 100) -> Sequence[Run]:
         """The newest first."""
@@ -126,13 +127,13 @@ class TrainingRuns:
                 .order_by(TrainingRun.created_at.desc(), TrainingRun.id.desc())
                 .limit(limit)
             ).all()
-            return [_run(row, _last_line(session, row.id)) for row in rows]
+            return [_run(session, row) for row in rows]
 
     def active(self) -> Run | None:
         """The run that is queued or running."""
         with self._database.session() as session:
             row = session.scalar(select(TrainingRun).where(TrainingRun.active == 1))
-            return None if row is None else _run(row, _last_line(session, row.id))
+            return None if row is None else _run(session, row)
 
     def request_cancel(self, run_id: str, actor: str) -> Run:
         """Cancel a queued run at once, and a running one at its trainer's next step (at once too
@@ -151,7 +152,7 @@ class TrainingRuns:
                 record(session, actor, "training.cancel", row.id)
             if row.state == "queued" or (row.state == "running" and self._stale(row)):
                 _end(row, "cancelled")
-            run = _run(row, _last_line(session, row.id))
+            run = _run(session, row)
         if run.state == "cancelled":
             self._queue.forget(run.id)
         return run
@@ -185,7 +186,7 @@ class TrainingRuns:
             row.attempts += 1
             row.heartbeat_at = now_ms()
             row.started_at = row.started_at or row.heartbeat_at
-            return _run(row, _last_line(session, row.id))
+            return _run(session, row)
 
     def heartbeat(self, run_id: str) -> None:
         """The sign of life that a trainer gives every HEARTBEAT_SECONDS.
@@ -258,7 +259,7 @@ class TrainingRuns:
             row.state = "queued"
             row.attempts -= 1
             row.heartbeat_at = 0
-            return _run(row, _last_line(session, row.id))
+            return _run(session, row)
 
     # -- recovery
 
@@ -325,7 +326,7 @@ class TrainingRuns:
             _end(row, state)
             row.version_id = version_id
             row.error = error
-            return _run(row, _last_line(session, row.id))
+            return _run(session, row)
 
 
 def _new_run(
@@ -378,20 +379,21 @@ def _end(row: TrainingRun, state: RunState) -> None:
     row.ended_at = now_ms()
 
 
-def _last_line(session: Session, run_id: str) -> TrainingProgress | None:
-    return session.scalar(
-        select(TrainingProgress)
-        .where(TrainingProgress.run_id == run_id)
-        .order_by(TrainingProgress.n.desc())
-        .limit(1)
-    )
+def _last_line(session: Session, run_id: str, *, trained: bool = False) -> TrainingProgress | None:
+    """The last line; with ``trained`` the last that has a loss."""
+    query = select(TrainingProgress).where(TrainingProgress.run_id == run_id)
+    if trained:
+        query = query.where(TrainingProgress.loss.is_not(None))
+    return session.scalar(query.order_by(TrainingProgress.n.desc()).limit(1))
 
 
 def _line(row: TrainingProgress) -> ProgressLine:
     return ProgressLine(**{name: getattr(row, name) for name in ProgressLine.__dataclass_fields__})
 
 
-def _run(row: TrainingRun, last: TrainingProgress | None) -> Run:
+def _run(session: Session, row: TrainingRun) -> Run:
+    last = _last_line(session, row.id)
+    trained = _last_line(session, row.id, trained=True)
     return Run(
         id=row.id,
         request_id=row.request_id,
@@ -408,7 +410,7 @@ def _run(row: TrainingRun, last: TrainingProgress | None) -> Run:
         phase="" if last is None else last.phase,
         step=0 if last is None else last.step,
         total_steps=0 if last is None else last.total_steps,
-        loss=None if last is None else last.loss,
-        tokens_per_s=None if last is None else last.tokens_per_s,
+        loss=None if trained is None else trained.loss,
+        tokens_per_s=None if trained is None else trained.tokens_per_s,
         seconds_left=None if last is None else last.seconds_left,
     )

@@ -123,6 +123,9 @@ def test_progress_is_a_log_that_readers_follow(runs: TrainingRuns) -> None:
     seen = runs.get(run.id)
     assert (seen.phase, seen.step, seen.total_steps, seen.loss) == ("train", 2, 9, 2.0)
     assert seen.tokens_per_s == 250.0
+    runs.progress(run.id, phase="evaluate", step=1, total_steps=4)
+    seen = runs.get(run.id)
+    assert (seen.phase, seen.step, seen.loss, seen.tokens_per_s) == ("evaluate", 1, 2.0, 250.0)
 
 
 @pytest.mark.parametrize(
