@@ -3,7 +3,6 @@ so: docs/decisions/0004-conversation-log.md. Every write is one Lua script on on
 """
 
 import asyncio
-import json
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Literal, cast
@@ -12,6 +11,7 @@ from redis.asyncio import Redis
 
 from chatbot.conversation import changes, keys, rules
 from chatbot.conversation.archive import Archive
+from chatbot.conversation.codec import event_of, head_of, head_of_pairs, to_json
 from chatbot.conversation.events import (
     Accepted,
     ConversationId,
@@ -99,14 +99,14 @@ class RedisLog:
             kind,
             pinned_version,
         )
-        return _head(reply[1])
+        return head_of_pairs(reply[1])
 
     async def head(self, conversation_id: ConversationId) -> Head | None:
         try:
             reply = await self._run("read", conversation_id, "head", "", -1)
         except NotFound:
             return None
-        return _head(reply[1])
+        return head_of_pairs(reply[1])
 
     async def catch_up(
         self, conversation_id: ConversationId, epoch: str | None, offset: int | None
@@ -115,9 +115,9 @@ class RedisLog:
         reply = await self._run("read", conversation_id, "all", epoch or "", cursor)
         _, head, recovered, events, live = reply
         return Catchup(
-            head=_head(head),
+            head=head_of_pairs(head),
             recovered=recovered == 1,
-            events=[_event(*pair) for pair in zip(events[::2], events[1::2], strict=True)],
+            events=[event_of(*pair) for pair in zip(events[::2], events[1::2], strict=True)],
             live=LiveReply(ReplyId(live[0]), live[1], live[2]) if live else None,
         )
 
@@ -163,7 +163,7 @@ class RedisLog:
 
         found = await self._pipeline(fill)
         decoded = [{as_text(k): as_text(v) for k, v in fields.items()} for fields in found]
-        return [_head_of(fields) for fields in decoded if fields]
+        return [head_of(fields) for fields in decoded if fields]
 
     async def _pipeline(self, fill: Callable[[Any], None]) -> list[Any]:
         """Results of the reading commands that ``fill`` puts into a pipeline."""
@@ -228,7 +228,7 @@ class RedisLog:
     ) -> Accepted:
         field = keys.ID_FIELD.format(role=role, client_id=client_id)
         reply = await self._run(
-            "append", conversation_id, kind, role, field, _json(data), author, _random()
+            "append", conversation_id, kind, role, field, to_json(data), author, _random()
         )
         if reply[0] == "conflict":
             held = f"held by {reply[2]}" if reply[2] else reply[1]
@@ -262,7 +262,7 @@ class RedisLog:
                 _random(),
             )
             if reply[0] == "ok":
-                return _head(reply[1])
+                return head_of_pairs(reply[1])
         raise Conflict("the conversation changed hands at the same moment: look again")
 
     async def stop_reply(self, conversation_id: ConversationId, reply_id: ReplyId) -> bool:
@@ -360,7 +360,7 @@ class RedisLog:
     ) -> DeltaOutcome:
         if finish_reason not in ("end", "length"):
             raise InputError(f"{finish_reason} is not a worker's way to end a reply")
-        rest = _json({"usage": usage, "confidence": confidence, "seconds": round(seconds, 3)})
+        rest = to_json({"usage": usage, "confidence": confidence, "seconds": round(seconds, 3)})
         reply = await self._write(
             "complete", lease, text, finish_reason, version, rest[1:-1], _random()
         )
@@ -406,33 +406,3 @@ class RedisLog:
 
 def _random() -> str:
     return secrets.token_hex(8)
-
-
-def _json(data: Mapping[str, Any]) -> str:
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-
-
-def _event(entry_id: str, encoded: str) -> Event:
-    value = json.loads(encoded)
-    return Event(int(entry_id.partition("-")[0]), value["type"], value["at"], value["data"])
-
-
-def _head(flat: list[str]) -> Head:
-    return _head_of(dict(zip(flat[::2], flat[1::2], strict=True)))
-
-
-def _head_of(fields: Mapping[str, str]) -> Head:
-    return Head(
-        conversation_id=ConversationId(fields["id"]),
-        epoch=fields["epoch"],
-        offset=int(fields["offset"]),
-        status=cast(Status, fields["status"]),
-        site=fields["site"],
-        visitor=VisitorId(fields["visitor"]),
-        agent=fields["agent"],
-        kind=cast(Literal["chat", "playground"], fields["kind"]),
-        pinned_version=fields["pinned"],
-        created_at=int(fields["created"]),
-        updated_at=int(fields["updated"]),
-        recorded=int(fields["recorded"]),
-    )

@@ -12,13 +12,13 @@ Three cases, one rule: an epoch stands for a log of which nothing was lost.
 """
 
 import asyncio
-import json
 import secrets
 
 import structlog
 
 from chatbot.conversation import keys
 from chatbot.conversation.archive import Archive
+from chatbot.conversation.codec import stored_event
 from chatbot.conversation.events import ConversationId, Event
 from chatbot.conversation.rules import turn_after
 from chatbot.conversation.store import Scripts
@@ -95,16 +95,11 @@ class Restorer:
             secrets.token_hex(8),
             len(events),
             secrets.token_hex(8),
-            *(_encoded(event) for event in events),
+            *(stored_event(event) for event in events),
             *_idempotency(events),
         )
         if reply[0] == "ok":
             log.warning("log.restored", conversation=conversation_id, events=len(events))
-
-
-def _encoded(event: Event) -> str:
-    value = {"type": event.type, "at": event.at, "data": event.data}
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _idempotency(events: list[Event]) -> list[str]:

@@ -293,6 +293,8 @@ class MemoryLog:
         return "written"
 
     async def append_delta(self, lease: Lease, from_char: int, text: str) -> DeltaOutcome:
+        if not text:
+            return await self.renew(lease)
         held = self._held(lease)
         if held is None:
             return "lost"

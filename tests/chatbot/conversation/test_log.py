@@ -390,3 +390,22 @@ async def test_a_slow_listener_gets_each_conversation_once(redis_log: RedisLog) 
     await until(all_seen)
     assert len(seen) < 30  # of 60 notifications
     await changes.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_quiet_subscription_stays(
+    redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pings of ours and of the client keep it; it is not mistaken for dead."""
+    monkeypatch.setattr("chatbot.conversation.changes.SILENCE", 0.05)
+    client = Redis.from_url(redis_url, decode_responses=True, health_check_interval=1)
+    log = RedisLog(client, None, LEASE, ATTEMPTS)
+    changes = log.changes()
+    assert await anext(changes) is None
+    waiting = asyncio.ensure_future(anext(changes))
+    _, pending = await asyncio.wait({waiting}, timeout=1.3)
+    assert pending  # a reconnection would have told None
+    cid = await begin(log)
+    await ask(log, cid)
+    assert await waiting == cid
+    await changes.aclose()  # type: ignore[attr-defined]
+    await client.aclose()

@@ -1,8 +1,10 @@
 """What a worker tells Prometheus."""
 
 import asyncio
+import re
 import socket
 import urllib.request
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -10,6 +12,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from chatbot.worker.metrics import OUTCOMES, WorkerMetrics, serve_metrics
 from tests.chatbot.conversation.steps import ask, begin
 from tests.chatbot.worker.conftest import Place
+from tests.chatbot.worker.scripted_engine import ScriptedEngine
 from tests.chatbot.worker.test_worker import ended
 
 
@@ -49,6 +52,18 @@ async def test_a_reply_shows_in_the_numbers(place: Place) -> None:
         assert line in text
     with pytest.raises(OSError):
         await asyncio.to_thread(_scrape, port)
+
+
+def test_the_document_lists_every_metric() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
+    documented = set(re.findall(r"^\| `(\w+)` \|", text.split("## Worker")[1], re.MULTILINE))
+    metrics = WorkerMetrics(CollectorRegistry())
+    metrics.engine = ScriptedEngine(str).stats()
+    names = {
+        family.name + ("_total" if family.type == "counter" else "")
+        for family in metrics.registry.collect()
+    }
+    assert documented == names | {"frontdesk_archive_lag_events"}
 
 
 def test_every_outcome_is_there_from_the_start() -> None:
