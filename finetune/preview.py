@@ -47,7 +47,7 @@ def _dataset(
     with tempfile.TemporaryDirectory() as folder:
         # a run keeps its rejected lines; here they are only counted
         with Rejects(Path(folder) / "held-out.jsonl") as rejects:
-            raw = load_held_out(Source(_files(settings.train_eval_data)), rejects)
+            raw = _held_out(source, settings, rejects)
         with Rejects(Path(folder) / "rejects.jsonl") as rejects:
             return build_dataset(source, rejects, reviewed, raw)
 
