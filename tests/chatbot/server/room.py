@@ -17,9 +17,9 @@ from chatbot.bootstrap import artifacts_dir
 from chatbot.conversation.archive import Archive
 from chatbot.conversation.events import Lease
 from chatbot.conversation.log import RedisLog
+from chatbot.crew import end_tasks
 from chatbot.record.database import Database
 from chatbot.server.app import create_app
-from chatbot.crew import end_tasks
 from chatbot.server.limits import SocketLimits
 from chatbot.server.run import RoomServer, make_server
 from chatbot.server.sites import ensure_demo_site

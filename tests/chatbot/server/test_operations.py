@@ -10,9 +10,9 @@ import pytest
 from redis.asyncio import Redis
 
 from chatbot.conversation.events import ConversationId, VisitorId
+from chatbot.crew import Crew, end_tasks, run_together
 from chatbot.errors import RateLimited, StoreUnavailable
 from chatbot.server import hub as hub_module
-from chatbot.crew import Crew, end_tasks, run_together
 from chatbot.server.hub import MANY, AnyWatcher, Hub, Watcher
 from chatbot.server.limits import FrameBudget, OpenSockets, RateLimiter
 from chatbot.services import Services
