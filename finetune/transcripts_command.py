@@ -180,5 +180,5 @@ def convert(
 
 
 def _writer(path: Path, packed: bool) -> IO[bytes]:
-    opened = gzip.open(path, "wb") if packed else path.open("wb")
+    opened = gzip.open(path, "wb") if packed else path.open("wb")  # noqa: SIM115
     return cast(IO[bytes], opened)

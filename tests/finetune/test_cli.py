@@ -1,0 +1,204 @@
+"""The commands, as a person or a program calls them."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from chatbot.errors import FrontdeskError
+from finetune.cli import add_commands
+from tests.finetune.data import write_dialogues
+from tests.finetune.models import save_llama
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with train.jsonl, held-out.jsonl, base/ and data/, which is the data directory."""
+    write_dialogues(tmp_path / "train.jsonl", range(24))
+    write_dialogues(tmp_path / "held-out.jsonl", range(100, 103))
+    save_llama(tmp_path / "base")
+    for name, value in {"BASE_MODEL": "base", "DATA_DIR": "data", "TRAINER_THREADS": 1}.items():
+        full = value if isinstance(value, int) else tmp_path / value
+        monkeypatch.setenv(f"FRONTDESK_{name}", str(full))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(*arguments: str | Path) -> Result:
+    app = typer.Typer()
+    add_commands(app)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def done(*arguments: str | Path) -> str:
+    result = call(*arguments)
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    return result.stdout
+
+
+TRAIN = ("train", "--data", "train.jsonl", "--eval-data", "held-out.jsonl", "--dtype", "float32")
+
+
+def test_train_evaluate_and_the_registry(data: Path) -> None:
+    result = json.loads(done(*TRAIN, "--max-steps", "2", "--eval-turns", "3", "--json"))
+    assert result["registered"] is True
+    assert result["training"]["steps"] == 2
+    assert "loss" not in result["training"]
+    run = data / "data" / "runs" / result["run_id"]
+    lines = [json.loads(line) for line in (run / "progress.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["phase"] == "train"] == [1, 2]
+    report = json.loads(
+        done(
+            "evaluate",
+            "--data",
+            "held-out.jsonl",
+            "--version",
+            result["version_id"],
+            "--limit-turns",
+            "3",
+            "--dtype",
+            "float32",
+            "--out",
+            data / "out",
+            "--json",
+        )
+    )
+    assert report["models"]["candidate"]["perplexity"] == pytest.approx(
+        result["models"]["candidate"]["perplexity"]
+    )
+    assert (data / "out" / "report.html").is_file()
+    adapter = data / "data" / "artifacts" / "versions" / result["version_id"] / "adapter"
+    text = done("evaluate", "--data", "held-out.jsonl", "--adapter", adapter, "--limit-turns", "3")
+    assert "Perplexity" in text
+    assert "report.html" in text
+
+
+def test_the_run_id_is_said_first_and_a_finished_run_resumes_to_its_result(data: Path) -> None:
+    text = done(*TRAIN, "--max-steps", "1", "--eval-turns", "1", "--limit", "4")
+    run_id = text.split()[1]
+    assert (data / "data" / "runs" / run_id).is_dir()
+    assert "is a candidate" in text
+    again = json.loads(done("train", "--resume", run_id, "--json"))
+    assert again["run_id"] == run_id
+
+
+def test_a_version_of_another_base_model_is_not_registered(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_llama(data / "other", seed=3)
+    text = done(*TRAIN, "--base", data / "other", "--max-steps", "1", "--eval-turns", "1")
+    assert "is not registered" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train"], "nothing to train on"),
+        (["train", "--data", "none.jsonl"], "No such file"),
+        ([*TRAIN, "--epochs", "0"], "epochs=0.0 is out of range"),
+        ([*TRAIN, "--base", "./none"], "no directory ./none"),
+        (["train", "--resume", "run-x"], "there is no run run-x"),
+        (["train", "--resume", "run-x", "--epochs", "2"], "leave out --epochs"),
+        ([*TRAIN, "--column", "x"], "write name=value"),
+        (["evaluate", "--data", "held-out.jsonl", "--version", "v0"], "v0"),
+        (["evaluate", "--data", "held-out.jsonl", "--adapter", "."], "no PEFT adapter"),
+        (["transcripts", "check", "none.jsonl"], "No such file"),
+        (["transcripts", "check", "train.jsonl", "--format", "x"], "choose openai"),
+    ],
+)
+def test_errors_are_one_line_that_names_the_cause(
+    arguments: list[str], says: str, data: Path
+) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, FrontdeskError)
+    assert says in str(result.exception)
+    assert "\n" not in str(result.exception)
+
+
+COMMAND = [sys.executable, "-m", "chatbot.cli"]
+
+
+def test_an_error_exits_with_1_and_no_traceback(data: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "transcripts", "check", "none.jsonl"], capture_output=True, text=True, cwd=data
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: none.jsonl cannot be read")
+    assert "Traceback" not in done.stderr
+
+
+def test_control_c_once_keeps_everything(data: Path) -> None:
+    arguments = [*COMMAND, *TRAIN, "--epochs", "50", "--eval-turns", "1"]
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=data
+    )
+    try:
+        wait_for(
+            lambda: any('"train"' in p.read_text() for p in data.glob("data/runs/*/progress.jsonl"))
+        )
+        os.kill(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, output
+    [run] = (data / "data" / "runs").iterdir()
+    assert f"--resume {run.name}" in " ".join(output.split())
+    assert "Traceback" not in output
+    assert len(list(run.glob("checkpoints/step-*"))) == 1
+
+
+def wait_for(holds: Any) -> None:
+    deadline = time.monotonic() + 90
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come about in 90 seconds"
+        time.sleep(0.05)
+
+
+def test_check_as_table_and_as_json(data: Path) -> None:
+    with (data / "train.jsonl").open("a") as file:
+        file.write("{\n")
+    text = done("transcripts", "check", "train.jsonl")
+    assert "malformed_json" in text
+    assert "train.jsonl, line 25" in text
+    found = json.loads(done("transcripts", "check", "train.jsonl", "held-out.jsonl", "--json"))
+    assert (found["dialogues"], found["tokens_counted"]) == (27, True)
+    assert found["rejects_file"] == "train.jsonl.rejects.jsonl"
+    assert (data / "train.jsonl.rejects.jsonl").is_file()
+
+
+def test_convert(data: Path) -> None:
+    table = data / "tickets.csv"
+    table.write_text(
+        "ticket,author,body\n1,Customer,I am jo@example.com\n1,Clerk,hello\n2,Alien,x\n",
+        encoding="utf-8",
+    )
+    options = [
+        "--column",
+        "conversation=ticket",
+        "--column",
+        "role=author",
+        "--column",
+        "text=body",
+    ]
+    options += ["--role", "Clerk=assistant"]
+    text = done("transcripts", "convert", table, data / "out.jsonl.gz", "--redact", *options)
+    assert "1 dialogues written" in text
+    assert "1 lines rejected" in text
+    [line] = gzip.decompress((data / "out.jsonl.gz").read_bytes()).decode().splitlines()
+    assert json.loads(line)["messages"] == [
+        {"role": "user", "content": "I am [EMAIL]"},
+        {"role": "assistant", "content": "hello"},
+    ]
+    assert "unknown_role" in (data / "out.jsonl.gz.rejects.jsonl").read_text()
+    done("transcripts", "convert", table, data / "plain.jsonl", *options)
+    assert "jo@example.com" in (data / "plain.jsonl").read_text()
