@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -122,8 +123,9 @@ async def running(plan: Plan, out: Console) -> AsyncIterator[asyncio.Event]:
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, stop.set)
     async with only_one(plan.settings.data_dir):
-        if await _answers(f"http://{_reachable(plan.settings.host)}:{plan.settings.port}/healthz"):
-            raise Conflict(f"port {plan.settings.port} is taken: choose another --port")
+        _require_free(plan.settings.host, plan.settings.port, "--port")
+        if plan.console:
+            _require_free("127.0.0.1", plan.settings.console_port, "--console-port")
         supervisor = Supervisor(programs(plan))
         starting = asyncio.create_task(supervisor.start())
         stopped = asyncio.create_task(stop.wait())
@@ -142,6 +144,19 @@ async def running(plan: Plan, out: Console) -> AsyncIterator[asyncio.Event]:
             with out.status("stopping ..."):
                 await supervisor.stop()
             out.print("stopped; everything is kept in", str(plan.settings.data_dir))
+
+
+def _require_free(host: str, port: int, option: str) -> None:
+    """Raise Conflict when something listens there: better now than in a child's log."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise Conflict(
+                f"port {port} is taken ({error.strerror}): choose another {option}"
+            ) from None
 
 
 def addresses(plan: Plan) -> Table:
