@@ -2,6 +2,7 @@
 in order. ``up`` runs them side by side; in production each is a container of its own."""
 
 import asyncio
+import os
 import signal
 import socket
 import threading
@@ -15,6 +16,7 @@ from chatbot.embedded_store import run_embedded_store
 from chatbot.settings import Settings
 
 log = structlog.get_logger()
+TRAINER_NICENESS = 10
 
 
 def _stop_on_signals() -> asyncio.Event:
@@ -68,9 +70,10 @@ async def run_worker(settings: Settings) -> None:
 
 
 def run_trainer(settings: Settings) -> None:
-    """Training runs, one at a time."""
+    """Training runs, one at a time; chats on the same machine come first."""
     from chatbot.trainer import run_trainer as work
 
+    os.nice(TRAINER_NICENESS)
     work(settings, resolve_redis_url(settings))
 
 
