@@ -7,7 +7,7 @@ uint8 with a scale and a zero point for each output channel, activations float.
 
 LoRA (arXiv 2106.09685) is part of the graph. Each matrix has two inputs, ``down [in, ranks]`` and
 ``up [ranks, out]``, in which the adapters of the step stand side by side, and a mask
-``[rows, ranks]`` that lets a row meet the ranks of its own adapter alone. So adapters come and go
+``[rows, ranks]`` that shows a row the ranks of its own adapter alone. So adapters come and go
 as input tensors: nothing is compiled again, and any number of them share one step.
 """
 
@@ -87,7 +87,9 @@ class _Builder:
         out, size = self.weights[f"{name}.codes"].shape
         down = self.input(f"lora_down.{site}", [size, -1], self.lora_type)
         up = self.input(f"lora_up.{site}", [-1, out], self.lora_type)
-        low = ops.multiply(ops.matmul(x, self.float(down), False, False), mask)
+        low = ops.matmul(x, self.float(down), False, False)
+        # chosen, not multiplied by 0: an adapter whose numbers overflow would reach other rows
+        low = ops.select(mask, low, np.float32(0))
         return ops.add(y, ops.matmul(low, self.float(up), False, False))
 
     def float(self, x: Any) -> Any:
@@ -129,7 +131,7 @@ class _Builder:
         ]
         self.longest = self.input("max_context_len", [], np.int32)
         sampled = self.input("sampled", [-1], np.int32)
-        self.masks = [self.input(f"lora_mask.{site}", [-1, -1], np.float32) for site in SITES]
+        self.masks = [self.input(f"lora_mask.{site}", [-1, -1], ov.Type.boolean) for site in SITES]
         hidden = ops.gather(self.matrix("embedding"), tokens, np.int32(0))
         turns = None
         if "position" in self.weights:
@@ -152,6 +154,8 @@ class _Builder:
         rest = ops.reduce_sum(ops.exp(ops.subtract(logits, largest)), np.array([-1]), True)
         named = {"logits": logits.output(0), "best": best.output(1)}
         named["probability"] = ops.divide(np.float32(1), rest).output(0)
+        # the plugin's exp and top-k lose NaN; a sum keeps it
+        named["total"] = ops.reduce_sum(logits, np.array([-1]), True).output(0)
         for name, output in named.items():
             output.set_names({name})
         return [ops.result(output) for output in named.values()]

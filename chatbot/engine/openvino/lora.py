@@ -85,13 +85,13 @@ class LoraBanks:
 
 def masks(
     bank: LoraBank, rows: int, owners: Items[tuple[LoraAdapter, int, int]]
-) -> list[npt.NDArray[np.float32]]:
-    """For each kind of site [rows, ranks]: 1 where a row may use a rank. ``owners``: (adapter,
+) -> list[npt.NDArray[np.bool_]]:
+    """For each kind of site [rows, ranks]: whether the row uses the rank. ``owners``: (adapter,
     first row, last row + 1); rows of none stay without LoRA."""
     found = []
     for own, ranks in zip(bank.columns, bank.ranks, strict=True):
-        mask = np.zeros((rows, ranks), np.float32)
+        mask = np.zeros((rows, ranks), np.bool_)
         for adapter, first, last in owners:
-            mask[first:last, own[adapter.uid]] = 1.0
+            mask[first:last, own[adapter.uid]] = True
         found.append(mask)
     return found

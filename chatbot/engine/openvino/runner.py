@@ -56,13 +56,9 @@ class OpenVinoRunner:
             fresh = list(step.fresh)
             for cache in self._caches:
                 cache[fresh] = 0
-        self._set_adapters(step.works)
         ends = itertools.accumulate(work.end - work.start for work in step.works)
-        self._infer(
-            [t for work in step.works for t in work.sequence.tokens[work.start : work.end]],
-            [(work.sequence.blocks, work.start, work.end) for work in step.works],
-            [end - 1 for work, end in zip(step.works, ends, strict=True) if work.samples],
-        )
+        pairs = zip(step.works, ends, strict=True)
+        self._compute(step.works, [end - 1 for work, end in pairs if work.samples])
         choosers = [_chooser(work) for work in step.sampling]
         if not choosers:
             return [], []
@@ -70,6 +66,20 @@ class OpenVinoRunner:
         for chooser, token, probability in zip(choosers, tokens, probabilities, strict=True):
             chooser.record(token, probability)
         return tokens, probabilities
+
+    def score(self, step: Step) -> torch.Tensor:
+        """Compute the step and return the logits [rows, vocabulary] of every row, for
+        measurements; chooses no token."""
+        self._compute(step.works, list(range(sum(work.end - work.start for work in step.works))))
+        return torch.from_numpy(self.logits().copy())
+
+    def _compute(self, works: Items[Work], sampled: list[int]) -> None:
+        self._set_adapters(works)
+        self._infer(
+            [t for work in works for t in work.sequence.tokens[work.start : work.end]],
+            [(work.sequence.blocks, work.start, work.end) for work in works],
+            sampled,
+        )
 
     def _infer(
         self, tokens: list[int], spans: Items[tuple[Items[int], int, int]], sampled: list[int]
@@ -120,8 +130,12 @@ class OpenVinoRunner:
 
     def _choose(self, choosers: list[TokenChooser]) -> tuple[list[int], list[float]]:
         if all(chooser.greedy and not chooser.penalised for chooser in choosers):
-            best = self._request.get_tensor("best").data[:, 0]
-            return best.tolist(), self._request.get_tensor("probability").data[:, 0].tolist()
+            best, probability, total = (
+                self._request.get_tensor(name).data[:, 0]
+                for name in ("best", "probability", "total")
+            )
+            # NaN says that the row's logits are not finite numbers
+            return best.tolist(), np.where(np.isfinite(total), probability, np.nan).tolist()
         return choose_tokens(torch.from_numpy(self.logits()), choosers)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 pytest.importorskip("openvino", reason="needs the extra: pip install 'frontdesk[openvino]'")
 
@@ -74,7 +75,7 @@ async def test_a_stop_string_ends_the_reply_before_it(tiny: Path) -> None:
 
 
 async def test_many_at_once_say_what_each_says_alone(tiny: Path) -> None:
-    prompts = [PROMPT[: 5 + 9 * i] + [i] for i in range(8)]
+    prompts = [[*PROMPT[: 5 + 9 * i], i] for i in range(8)]
     async with running(tiny) as engine:
         alone = [await tokens_of(engine, request(p, salt="alone", **LONG)) for p in prompts]
         together = await asyncio.gather(
@@ -242,19 +243,22 @@ async def test_a_full_queue_is_busy_with_a_time(tiny: Path) -> None:
 async def test_an_adapter_that_breaks_the_numbers_fails_its_reply_and_no_other(
     tiny: Path, tmp_path: Path
 ) -> None:
-    from safetensors.torch import load_file, save_file
-
-    directory = make_adapter(tmp_path, "llama", r=4, seed=1)
+    directory = make_adapter(tmp_path / "broken", "llama", r=4, seed=1)
     file = directory / "adapter_model.safetensors"
     save_file({key: tensor * 1e30 for key, tensor in load_file(file).items()}, file)
     async with running(tiny) as engine:
-        wanted = await tokens_of(engine, request(PROMPT, salt="a", **LONG))
         await engine.load_adapter("broken", directory)
-        good = asyncio.create_task(tokens_of(engine, request(PROMPT, salt="b", **LONG)))
+        await engine.load_adapter("v1", make_adapter(tmp_path / "v1", "llama", r=4, seed=2))
+        wanted = [await tokens_of(engine, request(PROMPT, n, "a", **LONG)) for n in (None, "v1")]
+        good = [  # in the same steps as the broken one
+            asyncio.create_task(tokens_of(engine, request(PROMPT, name, "b", **LONG)))
+            for name in (None, "v1")
+        ]
         with pytest.raises(ModelError, match="not finite"):
             await tokens_of(engine, request(PROMPT, "broken", **LONG))
-        assert await good == wanted
-        assert await tokens_of(engine, request(PROMPT, salt="c", **LONG)) == wanted
+        assert await asyncio.gather(*good) == wanted
+        again = [await tokens_of(engine, request(PROMPT, n, "c", **LONG)) for n in (None, "v1")]
+        assert again == wanted
 
 
 @pytest.mark.parametrize(
@@ -301,7 +305,7 @@ async def test_a_damaged_conversion_is_named(tmp_path: Path) -> None:
     (converted,) = (path for path in (tmp_path / "data" / "base").iterdir() if path.is_dir())
     (converted / "model.json").write_text("{}")
     engine = OpenVinoEngine(tiny_settings(base))
-    with pytest.raises(BaseModelUnavailable, match="is damaged .* remove it"):
+    with pytest.raises(BaseModelUnavailable, match=r"is damaged .* remove it"):
         await engine.start()
     await engine.close()
 
