@@ -126,6 +126,10 @@ class MemoryLog:
         c.reply.expires = time.monotonic() + self._lease_seconds
         return c, c.reply
 
+    def owes_reply(self, conversation_id: ConversationId) -> bool:
+        """Whether a reply is queued or being written."""
+        return self._get(conversation_id).reply is not None
+
     # -- conversations
 
     async def create(

@@ -28,7 +28,7 @@ CID = ConversationId("walk")
 LONG_LEASE = 1000.0  # nobody dies of old age here: steps have no clock
 AGENTS = st.sampled_from(["anna", "ben"])
 TEXTS = st.text(max_size=6)
-ENDS = ["complete", "hand over", "stop", "die"]
+ENDS = ["complete", "hand over", "hand over and back", "stop", "die"]
 
 
 def machine(url: str) -> type[RuleBasedStateMachine]:
@@ -39,9 +39,10 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
             super().__init__()
             self.runner = asyncio.Runner()
             self.redis = self.run(self._connect())
+            self.fake = MemoryLog(LONG_LEASE, 3)
             self.logs: list[ConversationLog] = [
                 RedisLog(self.redis, None, LONG_LEASE, 3),
-                MemoryLog(LONG_LEASE, 3),
+                self.fake,
             ]
             self.leases: list[tuple[Lease, Lease]] = []  # of all attempts, the last one valid
             self.text = ""
@@ -112,8 +113,13 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
             pair = dict(zip(self.logs, self.leases[index], strict=True))
             return self.both(lambda log: step(log, pair[log]))[0]
 
-        @rule(texts=st.lists(TEXTS, max_size=3), end=st.sampled_from(ENDS), again=st.booleans())
-        def served(self, texts: list[str], end: str, again: bool) -> None:
+        @rule(
+            texts=st.lists(TEXTS, max_size=3),
+            end=st.sampled_from(ENDS),
+            again=st.booleans(),
+            more=st.booleans(),
+        )
+        def served(self, texts: list[str], end: str, again: bool, more: bool) -> None:
             """A worker's usual way, as far as it gets; single steps alone rarely get far."""
             self.visitor_writes_anew()
             self.taken()
@@ -128,10 +134,14 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
                     )
                 if outcome == "written":
                     self.text += text
+            if more:
+                self.visitor_writes_anew()
             if end == "complete":
                 self.completed("v-1", whole=True)
-            elif end == "hand over":
+            elif end.startswith("hand over"):
                 self.moved("waiting", "anna")
+                if end.endswith("back"):
+                    self.moved("bot", "anna")
             elif end == "stop":
                 self.on_lease(-1, lambda log, lease: log.stop_reply(CID, lease.reply_id))
 
@@ -198,6 +208,7 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
             fields = self.run(self.redis.hgetall(keys_of(CID).head))
             assert (fields["status"], fields["agent"]) == (turn.status, turn.agent)
             assert (fields["reply"] != "") == turn.bot_owes_reply
+            assert self.fake.owes_reply(CID) == turn.bot_owes_reply
 
         @invariant()
         def people_are_not_talked_over(self) -> None:
@@ -219,7 +230,7 @@ def test_random_walks(redis_url: str) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         machine(redis_url),
         settings=settings(
-            max_examples=40,
+            max_examples=80,
             stateful_step_count=20,
             deadline=None,
             suppress_health_check=list(HealthCheck),
