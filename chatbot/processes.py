@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import structlog
+from prometheus_client import CollectorRegistry
 
 from chatbot.bootstrap import open_services, resolve_redis_url
 from chatbot.crew import all_or_none
@@ -61,9 +62,10 @@ async def run_worker(settings: Settings) -> None:
         await engine.start()
         log.info("worker.ready", base_model=settings.base_model)
         try:
+            registry = CollectorRegistry()  # one /metrics for both
             await all_or_none(
-                Archiver(services.log, services.archive).run(stop),
-                Worker(services, engine, name=_worker_name()).run(stop),
+                Archiver(services.log, services.archive, registry).run(stop),
+                Worker(services, engine, _worker_name(), registry).run(stop),
             )
         finally:
             await engine.close()
