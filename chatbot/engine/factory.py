@@ -37,16 +37,31 @@ def _openvino_installed() -> bool:
     return importlib.util.find_spec("openvino") is not None
 
 
+def _choose(settings: Settings) -> tuple[str, str]:
+    """(runtime, why) for ``auto``."""
+    import torch
+
+    if settings.device not in ("auto", "cpu"):
+        return "torch", f"FRONTDESK_DEVICE={settings.device}"
+    if settings.device == "auto" and torch.cuda.is_available():
+        return "torch", "there is a CUDA device"
+    if settings.dtype == "float32":
+        return "torch", "FRONTDESK_DTYPE=float32 asks for weights that are not rounded"
+    if _openvino_installed():
+        return "openvino", "no CUDA device is used, and openvino is installed"
+    return "torch", "openvino, the faster runtime on CPUs, is not installed (frontdesk[openvino])"
+
+
 def create_engine(settings: Settings) -> Engine:
     """The engine that the settings name, not started. ``auto`` logs what it took and why.
 
     Raises:
         SettingsError: there is no such runtime.
     """
-    name = settings.engine
+    name: str = settings.engine
     if name == "auto":
-        name = "torch"
-        log.info("engine chosen", engine=name, reason="the only runtime in this build")
+        name, reason = _choose(settings)
+        log.info("engine chosen", engine=name, reason=reason)
     if name not in FACTORIES:
         raise SettingsError(
             f"FRONTDESK_ENGINE={name}: no such runtime; there are auto, {', '.join(FACTORIES)}"
