@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     )
     engine: Literal["auto", "torch", "openvino"] = Field(
         "auto",
-        description="Runtime that writes replies: torch, openvino (CPU, int8), or auto by hardware.",
+        description="Runtime that writes replies: torch, openvino (CPU, int8), or auto.",
     )
     device: str = Field("auto", description="torch device: auto, cpu, cuda, cuda:0 ...")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
