@@ -44,6 +44,7 @@ def save_checkpoint(
             "fingerprint": fingerprint,
             "optimizer": optimizer.state_dict(),
             "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all(),  # empty without CUDA
         }
         buffer = io.BytesIO()  # torch hides the operating system's error when it writes a file
         torch.save(state, buffer)
@@ -82,5 +83,7 @@ def load_checkpoint(
     restore(tuned, directory / "adapter")
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["random"])
+    if len(state["random_cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["random_cuda"])
     losses = [(int(step), float(loss)) for step, loss in state["losses"]]
     return Position(state["step"], state["tokens"], state["seconds"], losses)

@@ -14,6 +14,7 @@ import torch
 from chatbot.base_models import load_base
 from chatbot.bootstrap import artifacts_dir
 from chatbot.engine.torch.device import resolve_device, resolve_dtype
+from chatbot.errors import RunActive
 from chatbot.settings import Settings
 from chatbot.versions import Versions, base_version_id
 from finetune.config import TrainConfig
@@ -24,7 +25,7 @@ from finetune.lora import load_adapter
 from finetune.progress import OnProgress, Progress
 from finetune.publish import adapter_hash, publish, version_id
 from finetune.report import Judged, build_report
-from finetune.storage import write_whole
+from finetune.storage import only_one, write_whole
 from finetune.train import RunResult, ShouldStop, train, use_threads
 from finetune.transcripts import Dialogue
 
@@ -66,11 +67,25 @@ def run_pipeline(
 
     Raises:
         RunInterrupted: stopped on request; the run can be resumed.
+        RunActive: another process works on this run.
         FrontdeskError: what the steps raise.
     """
-    done = _published(config, settings)
-    if done is not None:
-        return done
+    busy = RunActive(f"run {config.run_id} is being worked on already", run_id=config.run_id)
+    with only_one(config.directory / "lock", busy):
+        done = _published(config, settings)
+        if done is not None:
+            return done
+        return _run(config, settings, live, on_progress, should_stop, reviewed)
+
+
+def _run(
+    config: TrainConfig,
+    settings: Settings,
+    live: Subject | None,
+    on_progress: OnProgress,
+    should_stop: ShouldStop,
+    reviewed: Iterable[dict[str, Any]],
+) -> Outcome:
     result = train(config, on_progress, should_stop, reviewed)
     now = datetime.now(UTC)
     created_at = int(now.timestamp() * 1000)

@@ -2,13 +2,14 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from chatbot.errors import StorageFull
+from chatbot.errors import FrontdeskError, StorageFull
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -56,6 +57,24 @@ def write_whole(path: Path, data: bytes) -> None:
     """Write a file beside its place and move it there. Raises as :func:`whole_file`."""
     with whole_file(path) as draft:
         write_file(draft, data)
+
+
+@contextlib.contextmanager
+def only_one(path: Path, busy: FrontdeskError) -> Iterator[None]:
+    """Hold the lock file ``path``; the system frees it however this process ends.
+
+    Raises:
+        FrontdeskError: ``busy``, when another process holds it.
+    """
+    with full_disk_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise busy from None
+        yield
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chatbot.bootstrap import artifacts_dir
-from chatbot.errors import RunInterrupted, StorageFull
+from chatbot.errors import RunActive, RunInterrupted, StorageFull
 from chatbot.manifest import check_files, read_manifest
 from chatbot.record.database import Database
 from chatbot.settings import Settings
@@ -100,6 +100,21 @@ def test_a_published_run_is_read_back(setup: Setup) -> None:
     again, seen = run(setup)
     assert again == first
     assert seen == []
+
+
+def test_two_processes_never_work_on_one_run(setup: Setup) -> None:
+    config, settings = setup
+    inside: list[BaseException] = []
+
+    def second(_progress: Progress) -> None:
+        if not inside:
+            with pytest.raises(RunActive, match="run-1 is being worked on") as caught:
+                run(setup)
+            inside.append(caught.value)
+
+    run_pipeline(config, settings, None, second, lambda: False)
+    assert inside
+    assert run(setup)[1] == []
 
 
 def test_without_held_out_files_a_tenth_is_held_out(setup: Setup, tmp_path: Path) -> None:
