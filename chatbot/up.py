@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 from rich.console import Console
@@ -58,14 +59,10 @@ def programs(plan: Plan) -> list[Program]:
     }
     logs = settings.data_dir / "logs"
 
-    def program(name: str, *arguments: str, **rest: object) -> Program:
-        return Program(
-            name,
-            arguments or (name,),
-            logs / f"{name}.log",
-            environment=environment,
-            **rest,  # type: ignore[arg-type]
-        )
+    def program(name: str, *arguments: str, **rest: Any) -> Program:
+        variables = environment | rest.pop("environment", {})
+        log_file = logs / f"{name}.log"
+        return Program(name, arguments or (name,), log_file, environment=variables, **rest)
 
     async def store_ready() -> bool:
         return await asyncio.to_thread(embedded_url, settings.data_dir) is not None
@@ -78,7 +75,8 @@ def programs(plan: Plan) -> list[Program]:
     wanted.append(program("server", "server", *page, ready=server_ready))
     wanted.append(program("worker"))
     if plan.trainer:
-        wanted.append(program("trainer"))
+        # threads that spin while they wait would take the worker's processor time
+        wanted.append(program("trainer", environment={"OMP_WAIT_POLICY": "PASSIVE"}))
     if plan.console:
         wanted.append(program("console"))
     return wanted

@@ -240,6 +240,8 @@ async def test_a_known_customer_is_who_the_sites_own_server_says(stage: Stage) -
 
     home = await stage.chat()
     await home.send("Said as nobody")
+    # what is still on its way would go along
+    await expect(home.frame.locator(".from-visitor:not(.pending)")).to_have_count(1)
     await home.page.evaluate("(jwt) => frontdesk.setUser(jwt)", proof)
     await expect(home.frame.locator(".from-visitor")).to_have_count(0)  # never merged
     await home.send("Said at home")
