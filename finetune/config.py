@@ -42,7 +42,7 @@ class TrainConfig:
     seed: int = 0
     # -- machine
     max_tokens: int = 2048  # longest sample; longer dialogues become several
-    micro_tokens: int = 2048  # computed at once; more per step are added up
+    micro_tokens: int = 1024  # computed at once (1 MB of memory each); more per step are added up
     checkpoint_steps: int = 25
     device: str = "auto"
     dtype: str = "auto"
