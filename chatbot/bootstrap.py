@@ -69,13 +69,13 @@ def open_versions(settings: Settings, database: Database) -> Versions:
 
 
 def kept_secret(data_dir: Path, name: str) -> str:
-    """A random secret kept in ``data_dir/name`` (mode 0600), made on first use. Two processes
-    that start at once agree on one: the file appears whole or not at all."""
+    """A random secret kept in ``data_dir/name`` (mode 0600), made on first use. Processes that
+    start at once agree on one: the file appears whole or not at all."""
     path = data_dir / name
     if not path.exists():
-        draft = data_dir / f".{name}.{os.getpid()}"
+        draft = data_dir / f".{name}.{secrets.token_hex(8)}"
         try:
-            draft.touch(mode=0o600)
+            draft.touch(mode=0o600, exist_ok=False)
             draft.write_text(secrets.token_urlsafe(32) + "\n")
             os.link(draft, path)
         except FileExistsError:

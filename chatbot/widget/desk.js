@@ -341,7 +341,7 @@ const KEYS = {
 };
 
 function onKey(event) {
-  const typing = event.target.closest?.('input, textarea, dialog');
+  const typing = event.target.closest?.('input, textarea, dialog[open]');
   if (event.ctrlKey || event.metaKey || event.altKey || $('desk').hidden) return;
   if (typing) {
     if (event.key === 'Escape' && event.target === $('text')) $('text').blur();

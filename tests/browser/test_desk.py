@@ -114,6 +114,7 @@ async def test_the_keyboard_does_it_all(stage: Stage) -> None:
     await expect(help_text).to_be_visible()
     await keys.press("Escape")
     await expect(help_text).to_be_hidden()
+    await expect(desk.release).to_be_enabled()
     await keys.press("r")
     await expect(desk.claim).to_be_visible()
 
