@@ -33,7 +33,7 @@ class Curve:
         for item in items:
             if item.loss is not None and item.phase == "train":
                 self.points.append((item.step, item.loss))
-            self.message = item.message or self.message
+            self.message = item.message  # what the run says now, not what it said before
 
 
 def follow(run: Run) -> None:
