@@ -82,6 +82,7 @@ async def test_two_tabs_are_in_step(stage: Stage) -> None:
     await second.stop.click()
     for tab in (first, second):
         await expect(tab.frame.locator(".from-bot .tag")).to_have_text("Stopped")
+    await until(lambda: bool(stage.worker.outcomes))  # the stopped reply takes no piece any more
     await second.send("From the second tab")
     stage.release(len(PIECES))
     for tab in (first, second):

@@ -100,7 +100,13 @@ async def test_in_a_terminal(server: Running) -> None:
     """Typed text streams an answer; Ctrl-C leaves at once."""
     ours, theirs = pty.openpty()
     process = await asyncio.create_subprocess_exec(
-        *COMMAND, "--url", server.url, stdin=theirs, stdout=theirs, stderr=theirs
+        *COMMAND,
+        *("--url", server.url),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        # a shell starts background jobs with SIGINT ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.close(theirs)
     os.set_blocking(ours, False)
