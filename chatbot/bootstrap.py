@@ -7,14 +7,15 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from chatbot.conversation.archive import Archive
 from chatbot.conversation.log import RedisLog
+from chatbot.conversation.store import always_synced
 from chatbot.embedded_store import embedded_url
 from chatbot.errors import SettingsError, StorageFull, StoreUnavailable
 from chatbot.record.database import Database, sqlite_url
+from chatbot.redis_client import is_cluster, open_redis
 from chatbot.services import Services
 from chatbot.settings import Settings
 from chatbot.training_runs import TrainingRuns
@@ -37,6 +38,22 @@ def resolve_redis_url(settings: Settings) -> str:
         raise StoreUnavailable(
             f"no store: no embedded one is running for {settings.data_dir} (`frontdesk up` starts "
             "it), and FRONTDESK_REDIS_URL is not set"
+        )
+    return url
+
+
+def resolve_queue_url(settings: Settings) -> str:
+    """The store of the training queue: a single server, since RQ cannot use a cluster.
+
+    Raises:
+        SettingsError: none is set beside a cluster.
+        StoreUnavailable: as :func:`resolve_redis_url`.
+    """
+    url = settings.queue_redis_url or resolve_redis_url(settings)
+    if is_cluster(url):
+        raise SettingsError(
+            "training needs a Redis that is not a cluster for its queue: set "
+            "FRONTDESK_QUEUE_REDIS_URL"
         )
     return url
 
@@ -97,14 +114,16 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     make_data_dir(settings.data_dir)
     async with AsyncExitStack() as stack:
         redis_url = await asyncio.to_thread(resolve_redis_url, settings)
-        redis = Redis.from_url(redis_url, decode_responses=True, health_check_interval=15)
+        redis = open_redis(redis_url)
         stack.push_async_callback(redis.aclose)
         try:
             await redis.ping()
-        except (RedisError, OSError) as error:
+        except (RedisError, RedisClusterException, OSError) as error:
             raise StoreUnavailable(
                 f"the store at {_shown(redis_url)} does not answer: {error}"
             ) from error
+        on_disk = settings.acknowledge == "disk"
+        waits = on_disk and not await always_synced(redis)
         database = await asyncio.to_thread(open_database, settings)
         stack.callback(database.close)
         versions = await asyncio.to_thread(open_versions, settings, database)
@@ -117,11 +136,12 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 archive,
                 lease_seconds=settings.lease_seconds,
                 max_attempts=settings.max_attempts,
+                wait_for_disk=waits,
             ),
             database=database,
             archive=archive,
             versions=versions,
-            runs=TrainingRuns(database, redis_url),
+            runs=TrainingRuns(database, settings.queue_redis_url or redis_url),
             secret_key=settings.secret_key.get_secret_value()
             or kept_secret(settings.data_dir, "secret-key"),
             admin_token=kept_secret(settings.data_dir, "admin-token"),

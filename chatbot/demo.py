@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from chatbot.bootstrap import open_database, open_versions, resolve_redis_url
+from chatbot.bootstrap import open_database, open_versions, resolve_queue_url
 from chatbot.errors import SettingsError
 from chatbot.record.database import Database
 from chatbot.record.tables import Site
@@ -46,7 +46,7 @@ async def demo(plan: Plan, system_prompt: str, out: Console) -> None:
         out.print(addresses(plan))
         database = await asyncio.to_thread(open_database, plan.settings)
         try:
-            runs = TrainingRuns(database, resolve_redis_url(plan.settings))
+            runs = TrainingRuns(database, resolve_queue_url(plan.settings))
             run = await asyncio.to_thread(_first_run, database, runs, system_prompt)
             if run is not None:
                 out.print(

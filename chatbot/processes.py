@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 from prometheus_client import CollectorRegistry
 
-from chatbot.bootstrap import open_services, resolve_redis_url
+from chatbot.bootstrap import open_services, resolve_queue_url
 from chatbot.crew import all_or_none
 from chatbot.embedded_store import run_embedded_store
 from chatbot.settings import Settings
@@ -76,7 +76,7 @@ def run_trainer(settings: Settings) -> None:
     from chatbot.trainer import run_trainer as work
 
     os.nice(TRAINER_NICENESS)
-    work(settings, resolve_redis_url(settings))
+    work(settings, resolve_queue_url(settings))
 
 
 def _worker_name() -> str:

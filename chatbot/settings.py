@@ -28,7 +28,17 @@ class Settings(BaseSettings):
         Path("data"), description="Folder of the embedded stores, artifacts, keys and logs."
     )
     redis_url: str = Field(
-        "", description="Redis or Valkey, e.g. redis://host:6379/0. Empty: an embedded Valkey."
+        "",
+        description="Redis or Valkey, e.g. redis://host:6379/0, or a cluster, "
+        "redis+cluster://host:6379,host:6379. Empty: an embedded Valkey.",
+    )
+    queue_redis_url: str = Field(
+        "",
+        description="Redis of the training queue, which cannot be a cluster. Empty: redis_url.",
+    )
+    acknowledge: Literal["store", "disk"] = Field(
+        "store",
+        description="A message is acknowledged when the store has it, or has it on its disk.",
     )
     database_url: str = Field(
         "",

@@ -14,6 +14,7 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from chatbot.errors import StoreUnavailable
+from chatbot.redis_client import is_cluster
 
 QUEUE = "training"
 JOB = "finetune.jobs.run_training"  # by name: this package does not import finetune
@@ -24,7 +25,7 @@ SERIALIZER = JSONSerializer
 
 
 class TrainingQueue:
-    """Every method raises StoreUnavailable when Redis does not answer."""
+    """Every method raises StoreUnavailable when Redis does not answer, or is a cluster."""
 
     def __init__(self, redis_url: str) -> None:
         self._redis_url = redis_url
@@ -73,6 +74,11 @@ class TrainingQueue:
 
     @contextmanager
     def _open(self) -> Iterator[Any]:
+        if is_cluster(self._redis_url):
+            raise StoreUnavailable(
+                "training needs a Redis that is not a cluster for its queue: set "
+                "FRONTDESK_QUEUE_REDIS_URL"
+            )
         try:
             with Redis.from_url(
                 self._redis_url, socket_connect_timeout=5, socket_timeout=10

@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 
-from chatbot.bootstrap import open_database, open_versions, resolve_redis_url
+from chatbot.bootstrap import open_database, open_versions, resolve_queue_url
 from chatbot.errors import FrontdeskError, PromotionRefused, RunInterrupted, TrainingError
 from chatbot.record.database import Database
 from chatbot.review_data import reviewed_dialogues, site_prompts
@@ -36,7 +36,7 @@ def run_training(run_id: str) -> None:
     settings = load_settings()
     database = open_database(settings)
     try:
-        runs = TrainingRuns(database, resolve_redis_url(settings))
+        runs = TrainingRuns(database, resolve_queue_url(settings))
         run = runs.begin(run_id)
         with watched(runs, run_id) as stop:
             _work(run, runs, settings, database, stop.is_set)

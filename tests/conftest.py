@@ -38,6 +38,41 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"redis://127.0.0.1:{server.port}/0"
 
 
+@pytest.fixture(scope="session")
+def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a real Redis Cluster of three masters, started for this session."""
+    from bench.faults.stores import Cluster
+
+    cluster = Cluster(redis_server(), tmp_path_factory.mktemp("cluster"))
+    cluster.start()
+    yield cluster.url
+    cluster.kill()
+
+
+def redis_server() -> Path:
+    """The machine's Redis. Where there is none, the test is skipped, or fails on CI."""
+    from bench.faults.stores import redis_binary
+
+    found = redis_binary()
+    if found is not None:
+        return found
+    message = "there is no redis-server here: install Debian's redis-server"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture
+async def cluster(cluster_url: str) -> AsyncIterator[Redis]:
+    """A client of an empty cluster."""
+    from chatbot.redis_client import open_redis
+
+    client = open_redis(cluster_url)
+    await client.flushall(target_nodes="primaries")
+    yield client
+    await client.aclose()
+
+
 @pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[Redis]:
     """A client (``decode_responses=True``) of an empty store."""

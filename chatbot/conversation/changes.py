@@ -22,9 +22,10 @@ log = structlog.get_logger()
 BATCH = 1024  # wake-ups that are read and made one per conversation before they are handed on
 SILENCE = 10.0  # seconds without a message until the connection is tried with a ping
 BACKOFF = (0.1, 2.0)  # seconds before the first and at most before any other reconnection
+CONFIRMED = ("subscribe", "ssubscribe")
 
 
-async def follow(redis: Redis, clustered: bool) -> AsyncGenerator[ConversationId | None, None]:
+async def follow(redis: Redis) -> AsyncGenerator[ConversationId | None, None]:
     """Yield ids of conversations that changed; None after each (re)connection. Never ends by
     itself; close the iterator."""
     pause = BACKOFF[0]
@@ -32,10 +33,9 @@ async def follow(redis: Redis, clustered: bool) -> AsyncGenerator[ConversationId
         channel = redis.pubsub()
         try:
             channels = keys.lane_keys(keys.NOTIFY)
-            await (channel.ssubscribe(*channels) if clustered else channel.subscribe(*channels))
-            messages = _messages(channel, last=channels[-1], clustered=clustered)
-            async with contextlib.aclosing(messages):
-                async for item in messages:
+            await channel.subscribe(*channels)
+            async with contextlib.aclosing(messages(channel, channels)) as items:
+                async for item in items:
                     pause = BACKOFF[0]
                     yield item
         except (RedisError, OSError) as error:
@@ -47,15 +47,15 @@ async def follow(redis: Redis, clustered: bool) -> AsyncGenerator[ConversationId
         pause = min(2 * pause, BACKOFF[1])
 
 
-async def _messages(
-    channel: Any, *, last: str, clustered: bool
+async def messages(
+    channel: Any, channels: list[str]
 ) -> AsyncGenerator[ConversationId | None, None]:
-    """Wake-ups of one subscription, doubles within a batch left out. redis-py reconnects and
-    subscribes again unseen, except that the confirmations come again: they are the sign."""
-    get = channel.get_sharded_message if clustered else channel.get_message
+    """Wake-ups of one subscription, doubles within a batch left out; None when it was made for
+    the last of ``channels``. redis-py reconnects and subscribes again unseen, except that the
+    confirmations come again: they are the sign."""
     asked = False
     while True:
-        message = await get(timeout=SILENCE)
+        message = await channel.get_message(timeout=SILENCE)
         if message is None:
             if asked:
                 raise ConnectionError("the subscription does not answer")
@@ -65,12 +65,12 @@ async def _messages(
         asked = False
         batch: dict[ConversationId | None, None] = {}
         for _ in range(BATCH):
-            _note(batch, message, last)
-            message = await get(timeout=0.0)
+            _note(batch, message, channels[-1])
+            message = await channel.get_message(timeout=0.0)
             if message is None:
                 break
         else:
-            _note(batch, message, last)
+            _note(batch, message, channels[-1])
         for item in batch:
             yield item
 
@@ -79,6 +79,8 @@ def _note(batch: dict[ConversationId | None, None], message: dict[str, Any], las
     kind = message["type"]
     if kind in ("message", "smessage"):
         batch[ConversationId(as_text(message["data"]))] = None
-    elif kind in ("subscribe", "ssubscribe") and as_text(message["channel"]) == last:
+    elif kind in CONFIRMED and as_text(message["channel"]) == last:
         batch.clear()
         batch[None] = None
+    elif kind == "sunsubscribe":
+        raise ConnectionError("the lane moved to another node of the cluster")

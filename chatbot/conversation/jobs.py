@@ -41,7 +41,9 @@ class JobStreams:
         """One job without waiting: an abandoned one (idle for a lease), or a new one."""
         order = [(self._first + step) % keys.LANES for step in range(keys.LANES)]
         self._first = (self._first + 1) % keys.LANES
-        groups = [[lane] for lane in order] if self._scripts.clustered else [order]
+        groups = [order]
+        if self._scripts.clustered:
+            groups = [[lane] for lane in await self._with_jobs(order)]
         for lanes in groups:
             streams = [self._streams[lane] for lane in lanes]
             reply = await self._scripts.run("take", streams, self._idle_ms)
@@ -49,6 +51,19 @@ class JobStreams:
                 lane = lanes[int(reply[1]) - 1]
                 return Job(lane, reply[2], ConversationId(reply[3]), reply[4])
         return None
+
+    async def _with_jobs(self, order: list[int]) -> list[int]:
+        """Those of the lanes that have jobs, taken or not: a script cannot look through the lanes
+        of a cluster, and most of them are empty."""
+
+        async def lengths() -> list[int]:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for lane in order:
+                    pipe.xlen(self._streams[lane])
+                found: list[int] = await pipe.execute()
+                return found
+
+        return [lane for lane, count in zip(order, await call_store(lengths), strict=True) if count]
 
     async def wait(self, seconds: float) -> list[Job]:
         """Wait for new jobs. Usually one comes; several when they were added in the same instant

@@ -26,9 +26,11 @@ JOBS = "fd:{{{lane:02d}}}:jobs"
 OPEN = "fd:{{{lane:02d}}}:open"
 DIRTY = "fd:{{{lane:02d}}}:dirty"
 NOTIFY = "fd:{{{lane:02d}}}:notify"
+SYNC = "fd:{{{lane:02d}}}:sync"  # written before waiting for the disk; its value means nothing
+# set once the lane's part of the desk's list was restored from the record
+RESTORED = "fd:{{{lane:02d}}}:restored"
 # Field of the ids hash. Roles are kept apart: a visitor cannot use up an agent's id.
 ID_FIELD = "{role}:{client_id}"
-RESTORED = "fd:restored"  # set once the desk's list was restored from the record
 
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
@@ -77,6 +79,11 @@ def keys_of(conversation_id: ConversationId) -> Keys:
     return Keys(*(name.format(lane=lane, cid=conversation_id) for name in names))
 
 
+def sync_key(conversation_id: ConversationId) -> str:
+    """SYNC of the conversation's lane."""
+    return SYNC.format(lane=lane_of(conversation_id))
+
+
 def lane_keys(template: str) -> list[str]:
-    """One key per lane, for the templates without a conversation: JOBS, OPEN, DIRTY, NOTIFY."""
+    """One key per lane, for the templates without a conversation: JOBS, OPEN, DIRTY, NOTIFY ..."""
     return [template.format(lane=lane) for lane in range(LANES)]

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 from redis.asyncio import Redis
 
-from chatbot.conversation import changes, keys, rules
+from chatbot.conversation import changes, cluster_changes, keys, rules
 from chatbot.conversation.archive import Archive
 from chatbot.conversation.codec import event_of, head_of, head_of_pairs, to_json
 from chatbot.conversation.events import (
@@ -42,10 +42,16 @@ class RedisLog:
         archive: the record, from which conversations that the store lost are restored.
         lease_seconds: a worker that is silent this long loses its reply.
         max_attempts: leases of one reply before it fails.
+        wait_for_disk: what people write is acknowledged only when it is on the store's disk.
     """
 
     def __init__(
-        self, redis: Redis, archive: Archive | None, lease_seconds: float, max_attempts: int
+        self,
+        redis: Redis,
+        archive: Archive | None,
+        lease_seconds: float,
+        max_attempts: int,
+        wait_for_disk: bool = False,
     ) -> None:
         self._redis = redis
         self._scripts = Scripts(redis)
@@ -53,18 +59,22 @@ class RedisLog:
         self._jobs = JobStreams(redis, self._scripts, lease_seconds)
         self._lease_seconds = lease_seconds
         self._max_attempts = max_attempts
+        self._wait_for_disk = wait_for_disk
 
     async def _run(
-        self, script: str, conversation_id: ConversationId, *args: str | int
+        self, script: str, conversation_id: ConversationId, *args: str | int, sync: bool = False
     ) -> list[Any]:
-        """Run a script of one conversation; restore the conversation first when it must be.
+        """Run a script of one conversation; restore the conversation first when it must be. With
+        ``sync``, return when the store's disk has it.
 
         Raises:
             NotFound: neither the store nor the record has it.
         """
         names = keys.keys_of(conversation_id).as_list()
         for _ in range(TRIES):
-            reply = await self._scripts.run(script, names, *args)
+            reply = await self._scripts.run(
+                script, names, *args, sync=keys.sync_key(conversation_id) if sync else ""
+            )
             if reply[0] == "missing":
                 await self._restorer.restore(conversation_id)
             elif reply[0] == "check":
@@ -166,7 +176,7 @@ class RedisLog:
         return [head_of(fields) for fields in decoded if fields]
 
     async def _pipeline(self, fill: Callable[[Any], None]) -> list[Any]:
-        """Results of the reading commands that ``fill`` puts into a pipeline."""
+        """Results of the commands that ``fill`` puts into a pipeline; they may be sent again."""
 
         async def execute() -> list[Any]:
             async with self._redis.pipeline(transaction=False) as pipe:
@@ -228,7 +238,15 @@ class RedisLog:
     ) -> Accepted:
         field = keys.ID_FIELD.format(role=role, client_id=client_id)
         reply = await self._run(
-            "append", conversation_id, kind, role, field, to_json(data), author, _random()
+            "append",
+            conversation_id,
+            kind,
+            role,
+            field,
+            to_json(data),
+            author,
+            _random(),
+            sync=self._wait_for_disk,
         )
         if reply[0] == "conflict":
             held = f"held by {reply[2]}" if reply[2] else reply[1]
@@ -382,7 +400,9 @@ class RedisLog:
     # -- waking readers and the archiver
 
     def changes(self) -> AsyncIterator[ConversationId | None]:
-        return changes.follow(self._redis, self._scripts.clustered)
+        if self._scripts.clustered:
+            return cluster_changes.follow(self._redis)
+        return changes.follow(self._redis)
 
     async def unrecorded(self, limit: int = 100) -> list[tuple[ConversationId, int]]:
         found = await self._lanes(keys.DIRTY, limit, newest=False)
@@ -393,14 +413,21 @@ class RedisLog:
         await self._scripts.run("recorded", names, conversation_id, epoch, offset)
 
     async def restore_open(self) -> int:
-        if await call_store(lambda: self._redis.exists(keys.RESTORED)):
+        marks = keys.lane_keys(keys.RESTORED)  # one a lane: a cluster may lose some of them
+        known = await self._pipeline(lambda pipe: [pipe.exists(mark) for mark in marks])
+        lost = {lane for lane, there in enumerate(known) if not there}
+        if not lost:
             return 0
         now, _ = await call_store(self._redis.time)
         since = 1000 * (int(now) - OPEN_DAYS * 86400)
-        found = await self._restorer.open_since(since)
+        found = [
+            conversation_id
+            for conversation_id in await self._restorer.open_since(since)
+            if keys.lane_of(conversation_id) in lost
+        ]
         for conversation_id in found:
             await self.head(conversation_id)
-        await call_store(lambda: self._redis.set(keys.RESTORED, now))
+        await self._pipeline(lambda pipe: [pipe.set(marks[lane], now) for lane in lost])
         return len(found)
 
 

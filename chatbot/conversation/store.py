@@ -7,19 +7,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis
-from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.cluster import PipelineCommand, RedisCluster
 from redis.exceptions import (
     ConnectionError,
     NoScriptError,
     OutOfMemoryError,
     RedisClusterException,
     RedisError,
+    ResponseError,
 )
 
-from chatbot.errors import InputError, StorageFull, StoreUnavailable
+from chatbot.errors import InputError, SettingsError, StorageFull, StoreUnavailable
 
 LUA = Path(__file__).parent / "lua"
 T = TypeVar("T")
+# Longest wait for the disk, in ms: with `appendfsync everysec` it is a second at most, and the
+# connection's own time-out (5 s in redis-py) must not come first.
+DISK_MS = 3000
 RECONNECTS = 2  # tries after the first, of a call that met a dead connection
 ALONE = frozenset({"take"})  # scripts of lanes, not of one conversation: without common.lua
 
@@ -93,24 +97,31 @@ class Scripts:
             for name, source in self._source.items()
         }
 
-    async def run(self, name: str, keys: Sequence[str], *args: str | int) -> list[Any]:
-        """Run a script and return its reply, decoded.
+    async def run(
+        self, name: str, keys: Sequence[str], *args: str | int, sync: str = ""
+    ) -> list[Any]:
+        """Run a script and return its reply, decoded. With ``sync``, a key of the same lane, only
+        when everything that the store had written by then is on its disk.
 
         Raises:
             StoreUnavailable, StorageFull
             InputError: an argument is not Unicode text.
         """
         try:
-            return await self._call(name, keys, args)
+            return await self._call(name, keys, args, sync)
         except UnicodeEncodeError:
             raise InputError(
                 "the text holds half of a surrogate pair: send whole characters"
             ) from None
 
-    async def _call(self, name: str, keys: Sequence[str], args: tuple[str | int, ...]) -> list[Any]:
+    async def _call(
+        self, name: str, keys: Sequence[str], args: tuple[str | int, ...], sync: str
+    ) -> list[Any]:
         parts = (len(keys), *keys, self._publish, *args)
 
         async def evaluate() -> Any:
+            if sync:
+                return await self._on_disk(name, parts, sync)
             try:
                 return await self._redis.evalsha(self._sha[name], *parts)
             except NoScriptError:
@@ -118,3 +129,72 @@ class Scripts:
 
         decoded: list[Any] = as_text(await call_store(evaluate))
         return decoded
+
+    async def _on_disk(self, name: str, parts: Sequence[str | int], sync: str) -> Any:
+        """Run a script and wait for the disk. All goes over one connection: after a restart in
+        between, the wait of another one would vouch for what is lost. The SET is there because
+        WAITAOF waits for the connection's own last write, and the script may have written nothing
+        (the message was there already, from a connection that did not live to see it synced)."""
+        for script in (("EVALSHA", self._sha[name]), ("EVAL", self._source[name])):
+            commands = ((*script, *parts), ("SET", sync, "1"), ("WAITAOF", 1, 0, DISK_MS))
+            reply, written, synced = await self._on_one_connection(commands, sync)
+            if not isinstance(reply, NoScriptError):
+                break
+        for result in (reply, written, synced):
+            if isinstance(result, Exception):
+                raise result
+        if synced[0] < 1:
+            raise StoreUnavailable(
+                f"the conversation store did not write to its disk within {DISK_MS / 1000:.0f} s: "
+                "try again"
+            )
+        return reply
+
+    async def _on_one_connection(
+        self, commands: Sequence[tuple[str | int, ...]], key: str
+    ) -> list[Any]:
+        """Results, also errors, of commands for the server that holds ``key``. A cluster's own
+        pipeline would not do: it sends again what failed, over any connection."""
+        if not self.clustered:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for command in commands:
+                    pipe.execute_command(*command)
+                found: list[Any] = await pipe.execute(raise_on_error=False)
+                return found
+        await self._redis.initialize()
+        sent = [PipelineCommand(place, *command) for place, command in enumerate(commands)]
+        await self._redis.get_node_from_key(key).execute_pipeline(sent)
+        return [command.result for command in sent]
+
+
+async def always_synced(redis: Redis) -> bool:
+    """Whether every server of the store answers only what is on its disk by itself: Redis before
+    7.2 with ``appendfsync always``. The others are asked to (WAITAOF).
+
+    Raises:
+        SettingsError: it has no WAITAOF and does not do so, or writes no append-only file.
+        StoreUnavailable
+    """
+    clustered = isinstance(redis, RedisCluster)
+    with store_errors():
+        await redis.initialize()
+        servers = [{"target_nodes": node} for node in redis.get_primaries()] if clustered else [{}]
+        return all([await _always_synced(redis, server) for server in servers])
+
+
+async def _always_synced(redis: Redis, server: dict[str, Any]) -> bool:
+    try:
+        await redis.execute_command("WAITAOF", 1, 0, 1, **server)
+    except ResponseError as error:
+        if "unknown command" not in str(error):
+            raise SettingsError(f"FRONTDESK_ACKNOWLEDGE=disk: the store says {error}") from None
+    else:
+        return False
+    found = await redis.execute_command("CONFIG GET", "append*", **server)
+    config = found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
+    if (config.get("appendonly"), config.get("appendfsync")) != ("yes", "always"):
+        raise SettingsError(
+            "FRONTDESK_ACKNOWLEDGE=disk needs a store that has WAITAOF (Redis 7.2, Valkey), or one "
+            "with `appendonly yes` and `appendfsync always`"
+        )
+    return True

@@ -17,12 +17,12 @@ LEASE = 0.3  # seconds
 ATTEMPTS = 3
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "cluster"])
 def log(request: pytest.FixtureRequest) -> ConversationLog:
     """An empty log."""
     if request.param == "memory":
         return MemoryLog(LEASE, ATTEMPTS)
-    return RedisLog(request.getfixturevalue("redis"), None, LEASE, ATTEMPTS)
+    return RedisLog(request.getfixturevalue(request.param), None, LEASE, ATTEMPTS)
 
 
 @pytest.fixture
