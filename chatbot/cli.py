@@ -98,6 +98,14 @@ def worker(data_dir: DataDir = None) -> None:
 
 
 @app.command()
+def archiver(data_dir: DataDir = None) -> None:
+    """Run an archiver alone: it copies the log into the record, as every worker does too."""
+    from chatbot.processes import run_archiver
+
+    asyncio.run(run_archiver(_settings("archiver", data_dir=data_dir)))
+
+
+@app.command()
 def trainer(data_dir: DataDir = None) -> None:
     """Run the trainer: it works off the training runs that the console starts."""
     from chatbot.processes import run_trainer

@@ -56,6 +56,16 @@ class Backoff:
         return self.draw() * min(self.most, self.base * 2.0 ** min(attempt, 30))
 
 
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Pings of the client's own, in seconds. A socket that is half open, in either direction,
+    looks open and says nothing: only a ping that is not answered shows it."""
+
+    interval: float = 20.0
+    answer: float = 10.0  # a pong must come within this
+    close: float = 2.0  # a peer that does not answer is not waited for longer than this
+
+
 class ChatClient:
     """One visitor in one conversation, over any number of sockets one after another.
 
@@ -80,12 +90,14 @@ class ChatClient:
         origin: str | None = None,
         state: ChatState | None = None,
         backoff: Backoff | None = None,
+        heartbeat: Heartbeat | None = None,
     ) -> None:
         self._url = url.rstrip("/")
         self._site = site
         self._origin = origin
         self._new_conversation = new_conversation
         self._backoff = backoff or Backoff()
+        self._heartbeat = heartbeat or Heartbeat()
         self.token = token
         self.state = state or ChatState(conversation_id=conversation_id)
         self.welcome_text = ""
@@ -234,7 +246,14 @@ class ChatClient:
         address = "ws" + self._url.removeprefix("http") + "/v1/chat"
         origin = Origin(self._origin) if self._origin else None
         async with connect(
-            address, origin=origin, max_size=None, compression=None, open_timeout=10
+            address,
+            origin=origin,
+            max_size=None,
+            compression=None,
+            open_timeout=10,
+            ping_interval=self._heartbeat.interval,
+            ping_timeout=self._heartbeat.answer,
+            close_timeout=self._heartbeat.close,
         ) as socket:
             await socket.send(
                 json.dumps(self.state.hello(self.token or "", self._new_conversation))

@@ -214,8 +214,7 @@ class ChatState:
             return []
         self.offset = offset
         match frame["type"]:
-            case "message.created":
-                self.unacknowledged.pop(frame["client_message_id"], None)
+            case "message.created":  # no acknowledgement: the store's disk may not have it yet
                 return [
                     Said(
                         frame["role"],

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -14,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from chatbot.bootstrap import open_services, resolve_queue_url
 from chatbot.crew import all_or_none
 from chatbot.embedded_store import run_embedded_store
+from chatbot.engine.interface import Engine
 from chatbot.settings import Settings
 
 log = structlog.get_logger()
@@ -50,15 +52,18 @@ async def run_server(settings: Settings, demo_page: Path | None = None) -> None:
         await make_server(create_app(services, demo_page=demo_page), settings).serve()
 
 
-async def run_worker(settings: Settings) -> None:
-    """The engine, reply jobs, and the archiver."""
+async def run_worker(
+    settings: Settings, make_engine: Callable[[Settings], Engine] | None = None
+) -> None:
+    """The engine, reply jobs, and the archiver. ``make_engine`` stands in for the runtime that
+    the settings name: a program that runs the product's worker with an engine of its own."""
     from chatbot.conversation.archive import Archiver
     from chatbot.engine.factory import create_engine
     from chatbot.worker.worker import Worker
 
     stop = _stop_on_signals()
     async with open_services(settings) as services:
-        engine = create_engine(settings)
+        engine = (make_engine or create_engine)(settings)
         await engine.start()
         log.info("worker.ready", base_model=settings.base_model)
         try:
@@ -69,6 +74,16 @@ async def run_worker(settings: Settings) -> None:
             )
         finally:
             await engine.close()
+
+
+async def run_archiver(settings: Settings) -> None:
+    """Only the archiver: for installations whose workers come and go. Several do no harm."""
+    from chatbot.conversation.archive import Archiver
+
+    stop = _stop_on_signals()
+    async with open_services(settings) as services:
+        log.info("archiver.ready")
+        await Archiver(services.log, services.archive).run(stop)
 
 
 def run_trainer(settings: Settings) -> None:

@@ -46,7 +46,9 @@ def _open_cluster(url: str) -> Redis:
     before, at, after = rest.rpartition("@")
     hosts, slash, options = after.partition("/")
     first, *others = hosts.split(",")
-    arguments = parse_url(f"{scheme.removesuffix('+cluster')}://{before}{at}{first}{slash}{options}")
+    arguments = parse_url(
+        f"{scheme.removesuffix('+cluster')}://{before}{at}{first}{slash}{options}"
+    )
     arguments["ssl"] = arguments.pop("connection_class", None) is not None
     if arguments.pop("db", 0):
         raise ValueError("a cluster has one database: leave the number out")

@@ -3,6 +3,7 @@ stopped for a while, emptied, and made to lose what a power cut would lose."""
 
 import atexit
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -86,7 +87,10 @@ class Store:
         arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
         with (self.folder / "store.log").open("ab") as output:
             self._process = subprocess.Popen(
-                [str(self._binary), *arguments], stdout=output, stderr=output
+                [str(self._binary), *arguments],
+                stdout=output,
+                stderr=output,
+                restore_signals=False,  # SIGXFSZ stays ignored: a full disk is an error to it
             )
         wait_for(self.answers, f"the store on port {self.port} answers")
 
@@ -125,6 +129,25 @@ class Store:
     def flush(self) -> None:
         with self.client() as client:
             client.flushall()
+
+    def fill_memory(self) -> None:
+        """From now on there is no memory for anything new."""
+        with self.client() as client:
+            client.config_set("maxmemory", "1")
+
+    def fill_disk(self) -> None:
+        """From now on the append-only file cannot grow (the process's limit for files)."""
+        assert self._process is not None
+        length = self._appended().stat().st_size
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (length, resource.RLIM_INFINITY))
+
+    def make_room(self) -> None:
+        """Undo :meth:`fill_memory` and :meth:`fill_disk`."""
+        assert self._process is not None
+        unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, unlimited)
+        with self.client() as client:
+            client.config_set("maxmemory", "0")
 
     def stop_syncing(self) -> int:
         """From now on nothing that is written reaches the disk: the beginning of a power cut.

@@ -175,7 +175,7 @@ class RedisLog:
         decoded = [{as_text(k): as_text(v) for k, v in fields.items()} for fields in found]
         return [head_of(fields) for fields in decoded if fields]
 
-    async def _pipeline(self, fill: Callable[[Any], None]) -> list[Any]:
+    async def _pipeline(self, fill: Callable[[Any], object]) -> list[Any]:
         """Results of the commands that ``fill`` puts into a pipeline; they may be sent again."""
 
         async def execute() -> list[Any]:

@@ -112,7 +112,8 @@ class TokenSigner:
                 self._key,
                 algorithms=[ALGORITHM],
                 audience=audience,
-                options={"require": ["sub", "exp", *required]},
+                # ``iat`` is a remark (RFC 7519, 4.1.6): who signed it may be a little ahead
+                options={"require": ["sub", "exp", *required], "verify_iat": False},
             )
         except jwt.ExpiredSignatureError:
             raise NotAuthenticated("the token has expired: get a new one") from None

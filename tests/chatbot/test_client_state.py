@@ -75,6 +75,24 @@ def _feed(state: ChatState, *frames: Frame) -> list[Update]:
     return [update for frame in frames for update in state.receive(frame, now=0.0)]
 
 
+def test_only_the_acknowledgement_acknowledges() -> None:
+    """The log shows a message before the store's disk has it."""
+    state = ChatState()
+    state.add_message("m-1", "hi")
+    _feed(state, _welcome(), _created(1, "hi"))
+    assert list(state.unacknowledged) == ["m-1"]
+    _feed(
+        state,
+        {
+            "type": "message.accepted",
+            "client_message_id": "m-1",
+            "offset": 1,
+            "duplicate": True,
+        },
+    )
+    assert not state.unacknowledged
+
+
 def test_a_whole_turn() -> None:
     state = ChatState()
     assert state.hello("t", False) == {"type": "hello", "token": "t"}

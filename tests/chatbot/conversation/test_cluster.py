@@ -74,9 +74,7 @@ async def test_jobs_and_wake_ups_come_from_every_node(
     await changes.aclose()  # type: ignore[attr-defined]
 
 
-async def _told(
-    changes: AsyncIterator[ConversationId | None], name: ConversationId | None
-) -> bool:
+async def _told(changes: AsyncIterator[ConversationId | None], name: ConversationId | None) -> bool:
     async for told in changes:
         if told == name:
             return True

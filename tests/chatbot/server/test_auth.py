@@ -57,6 +57,12 @@ def test_a_visitors_token_is_bound_to_its_site() -> None:
     assert claims.expires_at == expires == pytest.approx(time.time() + 7200, abs=5)
 
 
+def test_a_token_of_a_server_whose_clock_is_ahead_is_taken() -> None:
+    ahead = _now() + 3600
+    token = _sign(sub="v-1", site="shop", aud="visitor", iat=ahead, exp=ahead + 3600)
+    assert SIGNER.read_visitor(token).visitor == "v-1"
+
+
 def test_a_known_customers_token_does_not_live_long() -> None:
     token, expires = SIGNER.issue_visitor("shop", "u-1", 24 * 30, known=True)
     assert SIGNER.read_visitor(token).known
