@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from redis.asyncio import Redis
 from sqlalchemy import create_engine, inspect, text
 
@@ -14,6 +15,29 @@ from chatbot.record.database import Database, sqlite_url
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 ROOT = Path(__file__).parents[1]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "frontdesk-tests"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what may run side by side (``pytest -n 2 --dist loadgroup``): the tests that share the
+    store and the database keep to one process, each other module to any one. The longest come
+    first, so that no process is left with them in the end."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    first = ["stores", "loop"]
+    items.sort(key=lambda item: (*first, _group(item)).index(_group(item)))
+
+
+def _group(item: pytest.Item) -> str:
+    if {"redis_url", "database_url"} & set(getattr(item, "fixturenames", ())):
+        return "stores"
+    return "loop" if item.get_closest_marker("loop") else str(item.path.relative_to(ROOT))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_core_each(worker_id: str) -> None:
+    """Side by side, two processes with two threads each would only wait for each other."""
+    if worker_id != "master":
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
