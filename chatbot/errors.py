@@ -6,6 +6,7 @@
      ├── SettingsError           a setting is unknown or has a bad value
      ├── InputError              what a person or program sent is wrong
      │    ├── RequestRefused        out of range, does not fit, not allowed here
+     │    │    └── PromptTooLong       leaves no room for a reply
      │    ├── ProtocolViolation     a frame that is malformed or out of order
      │    ├── MessageTooLong        longer than the limit of the site
      │    └── TranscriptError       a transcript file that cannot be read
@@ -20,6 +21,7 @@
      ├── Overloaded              carries ``retry_after`` (seconds)
      │    ├── EngineBusy
      │    └── RateLimited
+     ├── ReplyLost               its worker went away after it had begun
      ├── StoreUnavailable        Redis or the database cannot be reached
      ├── StorageFull             the disk (or the store's memory) has no room
      ├── ModelError
@@ -62,6 +64,11 @@ class InputError(FrontdeskError):
 
 class RequestRefused(InputError):
     code = "refused"
+
+
+class PromptTooLong(RequestRefused):
+    code = "context_length_exceeded"
+    http_status = 400
 
 
 class ProtocolViolation(InputError):
@@ -130,6 +137,11 @@ class EngineBusy(Overloaded):
 class RateLimited(Overloaded):
     code = "rate_limited"
     http_status = 429
+
+
+class ReplyLost(FrontdeskError):
+    code = "reply_lost"
+    http_status = 503
 
 
 class StoreUnavailable(FrontdeskError):

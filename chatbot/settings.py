@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     )
     max_running: int = Field(16, ge=1, description="Replies written at once by one worker.")
     max_waiting: int = Field(64, ge=0, description="Replies that may wait in one engine.")
+    api_max_waiting: int = Field(
+        256, ge=1, description="API requests that may wait for a worker; the next one gets 429."
+    )
     kv_cache_tokens: int = Field(
         65536, ge=1024, description="Tokens that the KV cache of one worker holds."
     )

@@ -20,6 +20,8 @@ FORBIDDEN = {
     "chatbot.conversation.rules": ("asyncio", "redis", "sqlalchemy", "torch"),
     "chatbot.conversation.interface": ("redis", "sqlalchemy", "torch"),
     "chatbot.conversation": ("chatbot.server", "chatbot.worker", "chatbot.engine", "torch"),
+    "chatbot.completions": ("chatbot.server", "chatbot.worker", "chatbot.engine", "torch"),
+    "chatbot.completions.wire": ("asyncio", "redis", "fastapi"),
     "chatbot.engine": (
         "chatbot.server",
         "chatbot.worker",

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from chatbot import __version__
 from chatbot.server import chat_socket, desk_socket, health, metrics, visitors
 from chatbot.server.admin import admin_router
+from chatbot.server.completions import chat, models
 from chatbot.server.errors import install_error_handlers
 from chatbot.server.limits import SocketLimits
 from chatbot.server.middleware import RequestContext
@@ -32,9 +33,11 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await room.hub.start()
+        await room.exchange.start()
         try:
             yield
         finally:
+            await room.exchange.stop()
             await room.hub.stop()
 
     app = FastAPI(title="Frontdesk", version=__version__, lifespan=lifespan)
@@ -47,6 +50,8 @@ def create_app(
         visitors.router,
         chat_socket.router,
         desk_socket.router,
+        chat.router,
+        models.router,
         admin_router(),
         pages_router(demo_page),
     ):

@@ -19,11 +19,53 @@ from chatbot.protocol import CloseCode
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
+OUTCOMES = ("stop", "length", "failed", "cancelled")
+
+
+class CompletionMetrics:
+    """Requests of the OpenAI-compatible API."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = Counter(
+            "frontdesk_api_requests",
+            "Requests for a completion, by how they ended.",
+            ["outcome"],
+            registry=registry,
+        )
+        for outcome in OUTCOMES:
+            self._requests.labels(outcome)
+        self._tokens = Counter(
+            "frontdesk_api_tokens",
+            "Tokens of completions: of prompts, by where they came from, and of replies.",
+            ["kind"],
+            registry=registry,
+        )
+        self.first_text = Histogram(
+            "frontdesk_api_first_text_seconds",
+            "From a request for a completion to its first text.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.open = Gauge(
+            "frontdesk_api_open", "Requests for a completion that are open.", registry=registry
+        )
+
+    def ended(self, outcome: str) -> None:
+        """``outcome`` is one of OUTCOMES."""
+        self._requests.labels(outcome).inc()
+
+    def used(self, computed: int, cached: int, completion: int) -> None:
+        """Tokens of a completion that came to its end."""
+        for kind, count in (("computed", computed), ("cached", cached), ("completion", completion)):
+            self._tokens.labels(kind).inc(count)
+
+
 class Metrics:
     """Counters of this process. Labels come from closed sets only, never from what peers send."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.completions = CompletionMetrics(self.registry)
         self._open = Gauge(
             "frontdesk_sockets_open", "Sockets open now.", ["kind"], registry=self.registry
         )

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from chatbot.completions.exchange import Exchange
 from chatbot.server.desk_list import DeskList
 from chatbot.server.hub import Hub
 from chatbot.server.limits import OpenSockets, RateLimiter, SocketLimits
@@ -19,6 +20,12 @@ class Room:
         self.limits = limits
         self.hub = Hub(services.log, services.redis)
         self.metrics = Metrics()
+        self.exchange = Exchange(
+            services.redis,
+            most_waiting=services.settings.api_max_waiting,
+            silence=services.settings.lease_seconds,
+            attempts=services.settings.max_attempts,
+        )
         self.desk_list = DeskList(services.log)
         self.message_rate = RateLimiter(
             services.redis, "messages", services.settings.messages_per_minute

@@ -15,6 +15,7 @@ log = structlog.get_logger()
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 OUTCOMES = ("end", "length", "failed", "lost", "released")
+COMPLETION_OUTCOMES = ("end", "length", "failed", "cancelled")
 
 
 class WorkerMetrics(Collector):
@@ -45,11 +46,26 @@ class WorkerMetrics(Collector):
         self.running = Gauge(
             "frontdesk_replies_running", "Replies being written now.", registry=registry
         )
+        self._completions = Counter(
+            "frontdesk_completions", "API requests by how they ended here.", ["outcome"],
+            registry=registry,
+        )  # fmt: skip
+        for outcome in COMPLETION_OUTCOMES:
+            self._completions.labels(outcome)
+        self.completions_running = Gauge(
+            "frontdesk_completions_running",
+            "API requests that this worker has taken.",
+            registry=registry,
+        )
         registry.register(self)
 
     def ended(self, outcome: str) -> None:
         """Count a reply; ``outcome`` is one of OUTCOMES."""
         self._replies.labels(outcome).inc()
+
+    def completion_ended(self, outcome: str) -> None:
+        """Count an API request; ``outcome`` is one of COMPLETION_OUTCOMES."""
+        self._completions.labels(outcome).inc()
 
     def collect(self) -> Iterator[Metric]:
         """The engine's numbers."""

@@ -1,4 +1,4 @@
-"""Takes reply jobs and writes the replies, several at once."""
+"""Takes reply jobs and writes the replies, several at once; API requests beside them."""
 
 import asyncio
 
@@ -6,19 +6,21 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from chatbot.conversation.events import Lease
+from chatbot.crew import all_or_none
 from chatbot.engine.interface import Engine
 from chatbot.errors import FrontdeskError, NotFound, StorageFull, StoreUnavailable
 from chatbot.services import Services
 from chatbot.worker.adapters import IDLE_SECONDS, Adapters
+from chatbot.worker.completions import Completions
 from chatbot.worker.context import ReplyContext
 from chatbot.worker.metrics import WorkerMetrics, serve_metrics
+from chatbot.worker.pace import BACKOFF, sleep_or
 from chatbot.worker.reply import ReplyWriter, Result, Tools
 
 log = structlog.get_logger()
 
 TAKE_SECONDS = 1.0  # one wait for a job; also how long a stop may go unseen
 HOUSEKEEPING_SECONDS = 2.0  # between looks at the engine's numbers and at idle adapters
-BACKOFF = (0.2, 5.0)  # seconds to wait while the store is away
 
 
 class Worker:
@@ -49,6 +51,9 @@ class Worker:
         self._tools = Tools(
             services.log, engine, settings, self._adapters, self._context, self.metrics
         )
+        self._completions = Completions(
+            services.redis, engine, settings, self._adapters, self.metrics
+        )
         self._slots = asyncio.Semaphore(settings.max_running)
         self._running: set[asyncio.Task[None]] = set()
         self._not_before = 0.0  # loop time until which no job is taken
@@ -59,18 +64,25 @@ class Worker:
         with serve_metrics(self.metrics.registry, port):
             keeper = asyncio.create_task(self._keep_house(), name="worker.housekeeping")
             try:
-                await self._take_jobs(stop)
+                await all_or_none(
+                    self._write_replies(stop), self._completions.run(stop, self._drain_seconds)
+                )
             finally:
                 keeper.cancel()
-                await self._drain()
                 await asyncio.gather(keeper, return_exceptions=True)
+
+    async def _write_replies(self, stop: asyncio.Event) -> None:
+        try:
+            await self._take_jobs(stop)
+        finally:
+            await self._drain()
 
     async def _take_jobs(self, stop: asyncio.Event) -> None:
         pause = BACKOFF[0]
         while not stop.is_set():
             wait = self._not_before - asyncio.get_running_loop().time()
             if wait > 0:
-                await _sleep_or(stop, min(wait, TAKE_SECONDS))
+                await sleep_or(stop, min(wait, TAKE_SECONDS))
                 continue
             if not await self._slot(stop):
                 continue
@@ -80,7 +92,7 @@ class Worker:
                 pause = BACKOFF[0]
             except (StoreUnavailable, StorageFull) as error:
                 log.warning("worker.store_away", error=str(error), retry_in=pause)
-                await _sleep_or(stop, pause)
+                await sleep_or(stop, pause)
                 pause = min(2 * pause, BACKOFF[1])
             finally:
                 if lease is None:
@@ -150,11 +162,3 @@ class Worker:
             task.cancel()
         if left:
             await asyncio.wait(left)
-
-
-async def _sleep_or(stop: asyncio.Event, seconds: float) -> None:
-    """Sleep, unless ``stop`` is set meanwhile."""
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        pass

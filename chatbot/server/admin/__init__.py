@@ -6,6 +6,7 @@ from fastapi.responses import RedirectResponse
 from chatbot.server.admin import (
     audit,
     conversations,
+    keys,
     login,
     overview,
     playground,
@@ -29,6 +30,7 @@ TOPICS = (
     playground,
     sites,
     staff,
+    keys,
     audit,
 )
 

@@ -88,6 +88,7 @@ class Place:
 def _quick_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stop is seen between two waits for a job."""
     monkeypatch.setattr("chatbot.worker.worker.TAKE_SECONDS", 0.2)
+    monkeypatch.setattr("chatbot.worker.completions.TAKE_SECONDS", 0.2)
 
 
 @pytest.fixture

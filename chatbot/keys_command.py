@@ -1,0 +1,68 @@
+"""``frontdesk keys``: keys of the OpenAI-compatible API, without a running server."""
+
+import getpass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from chatbot.record.database import Database
+from chatbot.server.api_keys import create_key, list_keys, revoke_key
+from chatbot.settings import load_settings
+
+keys = typer.Typer(help="Keys of the OpenAI-compatible API.", no_args_is_help=True)
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where everything is kept.")]
+Name = Annotated[str, typer.Argument(help="What the key is for.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add ``keys`` to the command."""
+    app.add_typer(keys, name="keys")
+
+
+@contextmanager
+def _record(data_dir: Path | None) -> Iterator[Database]:
+    from chatbot.bootstrap import open_database
+
+    database = open_database(load_settings(data_dir=data_dir))
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+@keys.command()
+def create(name: Name, data_dir: DataDir = None) -> None:
+    """Make a key. It is printed alone on standard output, and cannot be shown again."""
+    with _record(data_dir) as database:
+        row, key = create_key(database, getpass.getuser(), name[:64])
+    Console(stderr=True).print(f"{row.id} for {row.name}. Keep it: it is not shown again.")
+    print(key)
+
+
+@keys.command("list")
+def list_(data_dir: DataDir = None) -> None:
+    """Every key, also those that are revoked."""
+    table = Table("id", "name", "begins with", "made", "by", "revoked")
+    with _record(data_dir) as database:
+        for row in list_keys(database):
+            made, revoked = _day(row.created_at), _day(row.revoked_at)
+            table.add_row(row.id, row.name, row.hint, made, row.created_by, revoked)
+    Console().print(table)
+
+
+@keys.command()
+def revoke(key_id: str, data_dir: DataDir = None) -> None:
+    """Let a key in no more, from the next request on."""
+    with _record(data_dir) as database:
+        revoke_key(database, getpass.getuser(), key_id)
+    Console().print(f"{key_id} is revoked.")
+
+
+def _day(at: int | None) -> str:
+    return "" if at is None else datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%d %H:%M")
