@@ -10,7 +10,7 @@ from chatbot.engine.interface import GenerationRequest, SamplingParams
 from chatbot.engine.torch.blocks import BLOCK_SIZE
 from chatbot.prompt import encode_prompt
 from tests.chatbot.conversation.steps import ask, begin, events_of, take
-from tests.chatbot.engine.helpers import collect, running, tiny_model
+from tests.chatbot.engine.helpers import collect, running, tiny_model, until
 from tests.chatbot.worker.conftest import Place
 from tests.chatbot.worker.test_worker import BASE, ended
 
@@ -86,6 +86,6 @@ async def test_stop_frees_the_engine(small: Place) -> None:
                     assert await long.log.stop_reply(cid, live.reply_id)
                     break
             await changes.aclose()  # type: ignore[attr-defined]
-        assert engine.stats().running == 0
+        await until(lambda: engine.stats().running == 0)
         (_, reply) = await events_of(long.log, cid)
         assert reply.data["finish_reason"] == "stopped"
