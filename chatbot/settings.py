@@ -96,6 +96,13 @@ class Settings(BaseSettings):
     max_context_tokens: int = Field(
         4096, ge=128, description="Longest prompt plus reply; older turns are left out beyond it."
     )
+    max_draft_tokens: int = Field(
+        8,
+        ge=0,
+        le=64,
+        description="Most tokens guessed ahead for a reply in one step, where that is faster; "
+        "the reply is the same. 0: none.",
+    )
     reply_max_tokens: int = Field(192, ge=1, description="Longest reply, in tokens.")
     temperature: float = Field(0.0, ge=0, le=5, description="Sampling temperature; 0 is greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling bound.")

@@ -1,10 +1,10 @@
 """The engine's one seam: what a worker may ask of any runtime.
 
-A runtime (``torch``, later ``openvino`` and ``remote``) turns prompt token ids into a stream of
+A runtime (``torch``, ``openvino``) turns prompt token ids into a stream of
 text. It knows requests, adapters and caches; it knows nothing of conversations.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -54,7 +54,10 @@ class GenerationRequest:
 
     ``adapter`` is a name given to :meth:`Engine.load_adapter`, or None for the bare base model.
     ``cache_salt`` keeps cached blocks apart: requests share a prefix only when adapter and salt
-    are equal.
+    are equal. Of the tokens from ``shared_tokens`` on, which are private to a conversation, they
+    share blocks only when ``owner`` is equal too; None: the whole prompt may be shared.
+    ``draft_scopes``: texts given to :meth:`Engine.teach` under these names may be drafted from
+    (verified, so they never change what is written, only how fast).
     """
 
     request_id: str
@@ -62,6 +65,9 @@ class GenerationRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     adapter: str | None = None
     cache_salt: str = ""
+    shared_tokens: int | None = None
+    owner: str = ""
+    draft_scopes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,15 @@ class ReplyStream(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class DraftCount:
+    """Tokens since start that one source of drafts proposed, and those that stood."""
+
+    source: str
+    drafted: int
+    accepted: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """A snapshot for metrics."""
 
@@ -116,6 +131,7 @@ class EngineStats:
     evictions: int
     last_step_seconds: float
     adapters: tuple[str, ...]
+    drafts: tuple[DraftCount, ...] = ()  # by source; empty where the runtime does not draft
 
 
 class Engine(Protocol):
@@ -164,6 +180,13 @@ class Engine(Protocol):
     async def cancel(self, request_id: str) -> None:
         """End the request at the next step with ``finish_reason="stopped"``; unknown ids are
         ignored, since a request may just have ended."""
+        ...
+
+    def teach(self, scope: str, token_ids: Sequence[int], conversation: str | None) -> None:
+        """Offer a reply's tokens [reply length] to drafts of requests with this scope. What is
+        drafted is only what several ``conversation``s have in common; None: the text belongs to
+        no single conversation and may be drafted at once. Kept in bounded memory, and never
+        written anywhere. A runtime that does not draft ignores it."""
         ...
 
     def stats(self) -> EngineStats: ...

@@ -95,6 +95,15 @@ class WorkerMetrics(Collector):
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value=value)
+        drafts = CounterMetricFamily(
+            "frontdesk_draft_tokens",
+            "Tokens guessed ahead, by source and whether the model chose the same.",
+            labels=["source", "outcome"],
+        )
+        for item in stats.drafts:
+            drafts.add_metric([item.source, "accepted"], item.accepted)
+            drafts.add_metric([item.source, "rejected"], item.drafted - item.accepted)
+        yield drafts
         blocks = GaugeMetricFamily(
             "frontdesk_kv_blocks", "Blocks of the KV cache by state.", labels=["state"]
         )

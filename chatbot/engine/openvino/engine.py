@@ -12,9 +12,9 @@ from chatbot.engine.openvino.export import Exported, load_or_export
 from chatbot.engine.openvino.graph import BLOCK_SIZE, SITES
 from chatbot.engine.openvino.runner import OpenVinoRunner
 from chatbot.engine.torch.blocks import BlockManager
+from chatbot.engine.torch.draft_policy import DraftPolicy
 from chatbot.engine.torch.engine import TorchEngine
 from chatbot.engine.torch.models import Decoder, Layer, Linear
-from chatbot.engine.torch.scheduler import Scheduler
 from chatbot.errors import BaseModelUnavailable, SettingsError
 from chatbot.settings import Settings
 
@@ -28,7 +28,7 @@ class OpenVinoEngine(TorchEngine):
         SettingsError: a setting that this runtime cannot follow.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, draft_policy: DraftPolicy | None = None) -> None:
         if settings.device not in ("auto", "cpu"):
             raise SettingsError(
                 f"FRONTDESK_DEVICE={settings.device}: the openvino engine runs on the CPU; use "
@@ -39,7 +39,7 @@ class OpenVinoEngine(TorchEngine):
                 f"FRONTDESK_PREFILL_CHUNK_TOKENS={settings.prefill_chunk_tokens}: the openvino "
                 f"engine needs at least {BLOCK_SIZE}"
             )
-        super().__init__(settings, load_base)
+        super().__init__(settings, load_base, draft_policy=draft_policy)
 
     def _load(self) -> None:
         settings = self._settings
@@ -68,12 +68,7 @@ class OpenVinoEngine(TorchEngine):
                 "or set FRONTDESK_ENGINE=torch"
             ) from error
         self._runner = runner
-        self._scheduler = Scheduler(
-            BlockManager(total, BLOCK_SIZE),
-            max_running=settings.max_running,
-            max_waiting=settings.max_waiting,
-            prefill_chunk_tokens=settings.prefill_chunk_tokens,
-        )
+        self._scheduler = self._make_scheduler(BlockManager(total, BLOCK_SIZE))
         log.info(
             "engine loaded",
             model=settings.base_model,

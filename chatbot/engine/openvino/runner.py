@@ -12,7 +12,7 @@ from chatbot.engine.openvino.export import Exported
 from chatbot.engine.openvino.graph import BLOCK_SIZE, SITES, build_graph
 from chatbot.engine.openvino.lora import LoraBank, LoraBanks, masks
 from chatbot.engine.torch.adapters import LoraAdapter
-from chatbot.engine.torch.sampling import TokenChooser, choose_tokens
+from chatbot.engine.torch.sampling import Choice, choose_tokens, plainly_greedy, rows_of, verify
 from chatbot.engine.torch.scheduler import Step, Work
 
 
@@ -50,34 +50,31 @@ class OpenVinoRunner:
     def cache_bytes(self) -> int:
         return sum(int(array.nbytes) for array in self._caches)
 
-    def run(self, step: Step) -> tuple[list[int], list[float]]:
-        """Compute the step; one token and its probability for each of ``step.sampling``."""
+    def run(self, step: Step) -> list[Choice]:
+        """Compute the step; one choice for each of ``step.sampling``."""
         if step.fresh:
             fresh = list(step.fresh)
             for cache in self._caches:
                 cache[fresh] = 0
-        ends = itertools.accumulate(work.end - work.start for work in step.works)
-        pairs = zip(step.works, ends, strict=True)
-        self._compute(step.works, [end - 1 for work, end in pairs if work.samples])
-        choosers = [_chooser(work) for work in step.sampling]
-        if not choosers:
-            return [], []
-        tokens, probabilities = self._choose(choosers)
-        for chooser, token, probability in zip(choosers, tokens, probabilities, strict=True):
-            chooser.record(token, probability)
-        return tokens, probabilities
+        ends = itertools.accumulate(work.rows for work in step.works)
+        wanted = (
+            range(end - work.choices, end) for work, end in zip(step.works, ends, strict=True)
+        )
+        self._compute(step.works, list(itertools.chain.from_iterable(wanted)))
+        works = step.sampling
+        return verify(works, *self._choose(works)) if works else []
 
     def score(self, step: Step) -> torch.Tensor:
         """Compute the step and return the logits [rows, vocabulary] of every row, for
         measurements; chooses no token."""
-        self._compute(step.works, list(range(sum(work.end - work.start for work in step.works))))
+        self._compute(step.works, list(range(step.rows)))
         return torch.from_numpy(self.logits().copy())
 
     def _compute(self, works: Items[Work], sampled: list[int]) -> None:
         self._set_adapters(works)
         self._infer(
-            [t for work in works for t in work.sequence.tokens[work.start : work.end]],
-            [(work.sequence.blocks, work.start, work.end) for work in works],
+            [t for work in works for t in work.tokens],
+            [(work.sequence.blocks, work.start, work.stop) for work in works],
             sampled,
         )
 
@@ -109,7 +106,7 @@ class OpenVinoRunner:
         owners = []
         first = 0
         for work in works:
-            last = first + work.end - work.start
+            last = first + work.rows
             if work.sequence.adapter is not None:
                 owners.append((work.sequence.adapter, first, last))
             first = last
@@ -128,15 +125,15 @@ class OpenVinoRunner:
         """Of the last step: float32 [samples, vocabulary], valid until the next one."""
         return self._request.get_tensor("logits").data
 
-    def _choose(self, choosers: list[TokenChooser]) -> tuple[list[int], list[float]]:
-        if all(chooser.greedy and not chooser.penalised for chooser in choosers):
+    def _choose(self, works: list[Work]) -> tuple[list[int], list[float]]:
+        if plainly_greedy(works):
             best, probability, total = (
                 self._request.get_tensor(name).data[:, 0]
                 for name in ("best", "probability", "total")
             )
             # NaN says that the row's logits are not finite numbers
             return best.tolist(), np.where(np.isfinite(total), probability, np.nan).tolist()
-        return choose_tokens(torch.from_numpy(self.logits()), choosers)
+        return choose_tokens(torch.from_numpy(self.logits()), rows_of(works))
 
 
 def _precision(core: ov.Core, name: str) -> Any:
@@ -165,10 +162,3 @@ def _sizes(model: Exported) -> list[tuple[int, int]]:
         for site in SITES
     )
     return [(int(shape[0]), int(shape[1])) for shape in shapes]
-
-
-def _chooser(work: Work) -> TokenChooser:
-    chooser = work.sequence.chooser
-    if chooser is None:
-        raise ValueError(f"sequence {work.sequence.request_id} has no token chooser")
-    return chooser

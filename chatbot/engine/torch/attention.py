@@ -1,9 +1,9 @@
 """The paged KV cache and attention over it.
 
-Attention comes in two shapes: one query token for each of many sequences (decode), and many query
-tokens of one sequence (a prefill chunk). Both first gather a sequence's blocks into
-``[kv_heads, batch, context, head_dim]``: one contiguous copy, since ``bmm`` over it is about
-three times faster on CPUs than attention on a strided cache.
+Attention comes in two shapes: one query token, or a few with drafts, for each of many sequences
+(decode), and many query tokens of one sequence (a prefill chunk). Both first gather a sequence's
+blocks into ``[kv_heads, batch, context, head_dim]``: one contiguous copy, since ``bmm`` over it is
+about three times faster on CPUs than attention on a strided cache.
 """
 
 from dataclasses import dataclass
@@ -69,13 +69,18 @@ class PagedCache:
 
 @dataclass(frozen=True, slots=True)
 class DecodeGroup:
-    """Rows ``0 .. batch-1`` of the step, each the last token of its own sequence.
+    """The first rows of the step: the last token of each of ``batch`` sequences, with ``queries``
+    rows for each where some have drafts.
 
-    ``mask`` is added to the scores: 0 where a sequence has a token, -inf beyond its end.
+    ``mask`` is added to the scores: 0 where a row's token may look, -inf beyond it.
     """
 
     tables: torch.Tensor  # [batch, blocks], padded with any valid block
-    mask: torch.Tensor  # [batch, 1, blocks * block_size], float32
+    mask: torch.Tensor  # [batch, 1, queries, blocks * block_size], float32
+    # where sequences have drafts, of unequal length: the step's row for each query (padded with
+    # any), and each row's place among the queries
+    spread: torch.Tensor | None = None  # [batch * queries]
+    places: torch.Tensor | None = None  # [decode rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +98,26 @@ class PrefillChunk:
 def attend_decode(
     queries: torch.Tensor, cache: PagedCache, layer: int, group: DecodeGroup, scale: float
 ) -> torch.Tensor:
-    """Attention of queries [batch, heads, head_dim], one per sequence -> same shape."""
-    batch, heads, head_dim = queries.shape
+    """Attention of queries [decode rows, heads, head_dim] -> same shape."""
+    if group.spread is not None:
+        queries = queries[group.spread]
+    _, heads, head_dim = queries.shape
+    batch, _, count, _ = group.mask.shape
     keys, values = cache.gather(layer, group.tables)  # [kv_heads, batch, context, head_dim]
     kv_heads, _, context, _ = keys.shape
-    grouped = (queries * scale).view(batch, kv_heads, heads // kv_heads, head_dim)
-    grouped = grouped.transpose(0, 1).reshape(kv_heads * batch, heads // kv_heads, head_dim)
+    grouped = (queries * scale).view(batch, count, kv_heads, heads // kv_heads, head_dim)
+    grouped = grouped.permute(2, 0, 3, 1, 4).reshape(kv_heads * batch, -1, head_dim)
     scores = torch.bmm(grouped, keys.view(kv_heads * batch, context, head_dim).transpose(1, 2))
-    # [kv_heads, batch, heads / kv_heads, context]; softmax in float32, as transformers does
-    scores = scores.view(kv_heads, batch, -1, context) + group.mask
+    # [kv_heads, batch, heads / kv_heads, queries, context]; softmax in float32, as transformers
+    scores = scores.view(kv_heads, batch, -1, count, context) + group.mask
     weights = torch.softmax(scores, dim=-1).to(values.dtype)
     mixed = torch.bmm(
         weights.view(kv_heads * batch, -1, context),
         values.view(kv_heads * batch, context, head_dim),
     )
-    return mixed.view(kv_heads, batch, -1, head_dim).transpose(0, 1).reshape(batch, heads, head_dim)
+    mixed = mixed.view(kv_heads, batch, -1, count, head_dim).permute(1, 3, 0, 2, 4)
+    mixed = mixed.reshape(-1, heads, head_dim)
+    return mixed if group.places is None else mixed[group.places]
 
 
 def attend_prefill(

@@ -11,7 +11,9 @@ Only full blocks are ever shared, so a block that is written to has one owner an
 be copied on write. Prefixes are found by a chained digest, as in vLLM's automatic prefix caching
 (https://docs.vllm.ai/en/latest/design/prefix_caching.html): a block's digest covers its tokens
 and the digest of the block before it, and the first one covers the namespace, so equal text under
-another adapter or salt is never shared. On a hit the tokens are compared again.
+another adapter or salt is never shared. The first block with tokens that are private to a
+conversation covers its owner, too, so from there on nothing is shared with others. On a hit the
+tokens are compared again.
 """
 
 from array import array
@@ -26,6 +28,12 @@ BLOCK_SIZE = 16
 def root_digest(namespace: str) -> bytes:
     """The digest that a chain of blocks starts from: [16 bytes]."""
     return blake2b(namespace.encode(), digest_size=16, person=b"namespace").digest()
+
+
+def private_digest(parent: bytes, owner: str) -> bytes:
+    """What stands for ``parent`` where a chain of blocks goes on with private tokens of ``owner``:
+    [16 bytes]."""
+    return blake2b(parent + owner.encode(), digest_size=16, person=b"owner").digest()
 
 
 def block_digest(parent: bytes, tokens: Items[int]) -> bytes:

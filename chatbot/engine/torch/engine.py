@@ -9,6 +9,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Items
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ from chatbot.engine.interface import Chunk, EngineStats, GenerationRequest
 from chatbot.engine.torch.adapters import LoraAdapter, load_adapter
 from chatbot.engine.torch.blocks import BLOCK_SIZE, BlockManager
 from chatbot.engine.torch.device import resolve_device, resolve_dtype
+from chatbot.engine.torch.draft_policy import DraftPolicy
+from chatbot.engine.torch.drafts import ReplyDrafter
 from chatbot.engine.torch.families import build_decoder
 from chatbot.engine.torch.models import Decoder
 from chatbot.engine.torch.reply import Reply, TorchReplyStream
 from chatbot.engine.torch.runner import Runner, TorchRunner
-from chatbot.engine.torch.sampling import TokenChooser
+from chatbot.engine.torch.sampling import Choice, TokenChooser
 from chatbot.engine.torch.scheduler import Scheduler, Step
 from chatbot.engine.torch.sequence import Sequence, cache_namespace
 from chatbot.engine.torch.text import Detokenizer, StopStrings
@@ -51,9 +54,16 @@ class TorchEngine:
     """
 
     def __init__(
-        self, settings: Settings, load_base: LoadBase, make_runner: MakeRunner = TorchRunner
+        self,
+        settings: Settings,
+        load_base: LoadBase,
+        make_runner: MakeRunner = TorchRunner,
+        draft_policy: DraftPolicy | None = None,
     ) -> None:
         self._settings = settings
+        self._drafter: ReplyDrafter | None = None
+        if settings.max_draft_tokens:
+            self._drafter = ReplyDrafter(settings.max_draft_tokens, draft_policy or DraftPolicy())
         self._make_runner = make_runner
         self._load_base = load_base
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="engine-loader")
@@ -108,12 +118,7 @@ class TorchEngine:
                 f"no memory on {device} for a cache of {settings.kv_cache_tokens} tokens: lower "
                 "FRONTDESK_KV_CACHE_TOKENS"
             ) from error
-        self._scheduler = Scheduler(
-            BlockManager(total),
-            max_running=settings.max_running,
-            max_waiting=settings.max_waiting,
-            prefill_chunk_tokens=settings.prefill_chunk_tokens,
-        )
+        self._scheduler = self._make_scheduler(BlockManager(total))
         log.info(
             "engine loaded",
             model=settings.base_model,
@@ -121,6 +126,15 @@ class TorchEngine:
             dtype=str(dtype).removeprefix("torch."),
             dtype_reason=reason,
             max_context=self._max_context,
+        )
+
+    def _make_scheduler(self, blocks: BlockManager) -> Scheduler:
+        return Scheduler(
+            blocks,
+            max_running=self._settings.max_running,
+            max_waiting=self._settings.max_waiting,
+            prefill_chunk_tokens=self._settings.prefill_chunk_tokens,
+            drafter=self._drafter,
         )
 
     async def close(self) -> None:
@@ -179,6 +193,9 @@ class TorchEngine:
             namespace=cache_namespace(adapter.uid if adapter else None, request.cache_salt),
             adapter=adapter,
             chooser=chooser,
+            shared_tokens=request.shared_tokens,
+            owner=request.owner,
+            draft_scopes=request.draft_scopes,
         )
         return Reply(
             sequence,
@@ -209,6 +226,11 @@ class TorchEngine:
         if reply is not None:
             reply.sequence.cancelled = True
 
+    def teach(self, scope: str, token_ids: Items[int], conversation: str | None) -> None:
+        if self._drafter is not None:
+            with self._changed:
+                self._drafter.index.teach(scope, token_ids, conversation)
+
     def stats(self) -> EngineStats:
         self._require_running()
         with self._changed:
@@ -226,6 +248,7 @@ class TorchEngine:
                 evictions=blocks.evictions,
                 last_step_seconds=self._last_step_seconds,
                 adapters=tuple(self._adapters),
+                drafts=self._drafter.counts if self._drafter is not None else (),
             )
 
     def _require_running(self) -> None:
@@ -282,30 +305,33 @@ class TorchEngine:
                 (reply, reply.stop()) for reply in self._replies_of(step.stopped)
             ]
             if step.works:
-                tokens, probabilities = self._runner.run(step)
-                outputs += self._commit(step, tokens, probabilities)
+                started = time.perf_counter()
+                choices = self._runner.run(step)
+                if self._drafter is not None:
+                    self._drafter.policy.cost.observe(step.rows, time.perf_counter() - started)
+                outputs += self._commit(step, choices)
             return outputs
         except Exception as error:
             log.exception("engine step failed", requests=self._names(step))
             return self._fail(step, _as_frontdesk_error(error))
 
-    def _commit(self, step: Step, tokens: list[int], probabilities: list[float]) -> list[Output]:
-        works = step.sampling
-        # NaN is unequal to itself: logits that are not finite, from weights or an adapter gone bad
-        broken = [w.sequence for w, p in zip(works, probabilities, strict=True) if p != p]
+    def _commit(self, step: Step, choices: list[Choice]) -> list[Output]:
+        pairs = list(zip(step.sampling, choices, strict=True))
+        # logits that are not finite, from weights or an adapter gone bad
+        broken = [work.sequence for work, choice in pairs if choice.broken]
         with self._changed:
             for sequence in broken:
                 self._scheduler.finish(sequence, None, keep=False)
-            self._scheduler.commit(step, tokens)
+            self._scheduler.commit(step, [choice.tokens for choice in choices])
         outputs: list[Output] = [
             (reply, ModelError("the model computed values that are not finite numbers"))
             for reply in self._replies_of(broken)
         ]
-        for work, token in zip(works, tokens, strict=True):
+        for work, choice in pairs:
             reply = self._replies.get(work.sequence.request_id)
             if work.sequence in broken or reply is None:
                 continue
-            chunk = reply.advance(token)
+            chunk = reply.advance(choice)
             outputs.append((reply, chunk))
             if chunk.finish_reason is not None and work.sequence.finish_reason is None:
                 with self._changed:  # a stop string: only the text could tell

@@ -83,7 +83,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The rows of a step. Decode rows come first, then the chunks in order."""
+    """The rows of a step. Decode rows, drafts among them, come first, then the chunks in order."""
 
     tokens: torch.Tensor  # [rows]
     positions: torch.Tensor  # [rows]

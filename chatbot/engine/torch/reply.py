@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 from chatbot.engine.interface import Chunk, FinishReason, Usage
-from chatbot.engine.torch.sampling import TokenChooser
+from chatbot.engine.torch.sampling import Choice, TokenChooser
 from chatbot.engine.torch.sequence import Sequence
 from chatbot.engine.torch.text import Detokenizer, StopStrings
 from chatbot.errors import FrontdeskError
@@ -22,18 +22,25 @@ class Reply:
     detokenizer: Detokenizer
     stops: StopStrings
     queue: "asyncio.Queue[Chunk | FrontdeskError]"
+    delivered: int = 0  # tokens of the reply that the chunks so far hold
 
-    def advance(self, token: int) -> Chunk:
-        """The chunk of the token that was just committed; the last one if the sequence has
-        ended, or if the token completes a stop string."""
-        ended = token in self.sequence.end_ids
-        text, stopped = self.stops.push("" if ended else self.detokenizer.push(token))
-        if stopped:
-            return self._last(text, (token,), "end")
+    def advance(self, choice: Choice) -> Chunk:
+        """The chunk of the tokens that were just committed; the last one if the sequence has
+        ended, or at a token that completes a stop string: what comes after it does not count."""
+        shown, taken = "", list[int]()
+        for token, probability in zip(choice.tokens, choice.probabilities, strict=True):
+            self.chooser.record(token, probability)
+            self.delivered += 1
+            taken.append(token)
+            ended = token in self.sequence.end_ids
+            text, stopped = self.stops.push("" if ended else self.detokenizer.push(token))
+            shown += text
+            if stopped:
+                return self._last(shown, tuple(taken), "end")
         reason = self.sequence.finish_reason
         if reason is None:
-            return Chunk(text, (token,))
-        return self._flushed(text, (token,), reason)
+            return Chunk(shown, tuple(taken))
+        return self._flushed(shown, tuple(taken), reason)
 
     def stop(self) -> Chunk:
         """The last chunk of a reply that was cancelled."""
@@ -47,7 +54,7 @@ class Reply:
 
     def _last(self, text: str, tokens: tuple[int, ...], reason: FinishReason) -> Chunk:
         sequence = self.sequence
-        usage = Usage(len(sequence.prompt), sequence.cached_tokens, sequence.generated)
+        usage = Usage(len(sequence.prompt), sequence.cached_tokens, self.delivered)
         return Chunk(text, tokens, reason, usage, self.chooser.confidence)
 
 

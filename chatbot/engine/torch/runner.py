@@ -1,21 +1,22 @@
 """The runner: one step of the scheduler, as tensors. It knows no conversations and no text."""
 
 import itertools
+from dataclasses import replace
 from typing import Protocol
 
 import torch
 
 from chatbot.engine.torch.attention import DecodeGroup, PagedCache, PrefillChunk
 from chatbot.engine.torch.models import Batch, Decoder, LoraSegment, LoraSegments
-from chatbot.engine.torch.sampling import TokenChooser, choose_tokens
+from chatbot.engine.torch.sampling import Choice, choose_tokens, rows_of, verify
 from chatbot.engine.torch.scheduler import Step, Work
 
 
 class Runner(Protocol):
     """What the engine's loop needs of a runner."""
 
-    def run(self, step: Step) -> tuple[list[int], list[float]]:
-        """Compute the step; one token and its probability for each of ``step.sampling``."""
+    def run(self, step: Step) -> list[Choice]:
+        """Compute the step; one choice for each of ``step.sampling``."""
         ...
 
 
@@ -35,48 +36,36 @@ class TorchRunner:
         )
 
     @torch.inference_mode()
-    def run(self, step: Step) -> tuple[list[int], list[float]]:
+    def run(self, step: Step) -> list[Choice]:
         if step.fresh:
             self.cache.clear(self._tensor(list(step.fresh)))
         works = _in_rows(step.works)
         logits = self.decoder.forward(self.build(works), self.cache)
-        choosers = [_chooser(work) for work in works if work.samples]
-        if not choosers:
-            return [], []
-        tokens, probabilities = choose_tokens(logits, choosers)
-        for chooser, token, probability in zip(choosers, tokens, probabilities, strict=True):
-            chooser.record(token, probability)
-        return self._in_step_order(step, works, tokens, probabilities)
-
-    def _in_step_order(
-        self, step: Step, works: list[Work], tokens: list[int], probabilities: list[float]
-    ) -> tuple[list[int], list[float]]:
-        sampled = (work for work in works if work.samples)
-        place = {work.sequence: index for index, work in enumerate(sampled)}
-        order = [place[work.sequence] for work in step.sampling]
-        return [tokens[index] for index in order], [probabilities[index] for index in order]
+        rows = rows_of(works)
+        if not rows:
+            return []
+        choices = verify(works, *choose_tokens(logits, rows))
+        sampled = (work.sequence for work in works if work.samples)
+        found = dict(zip(sampled, choices, strict=True))
+        return [found[work.sequence] for work in step.sampling]
 
     def build(self, works: list[Work]) -> Batch:
         """The batch of works that :func:`_in_rows` has ordered."""
-        singles = [work for work in works if work.end - work.start == 1]
-        longer = works[len(singles) :]
-        tokens = [t for work in works for t in work.sequence.tokens[work.start : work.end]]
-        positions = [p for work in works for p in range(work.start, work.end)]
-        ends = list(itertools.accumulate(work.end - work.start for work in works))
-        chunks = tuple(
-            self._chunk(work, last) for work, last in zip(longer, ends[len(singles) :], strict=True)
-        )
+        group = [work for work in works if _grouped(work)]
+        tokens = [t for work in works for t in work.tokens]
+        positions = [p for work in works for p in range(work.start, work.stop)]
+        ends = list(itertools.accumulate(work.rows for work in works))
+        longer = list(zip(works, ends, strict=True))[len(group) :]
+        wanted = (range(end - work.choices, end) for work, end in zip(works, ends, strict=True))
         return Batch(
             tokens=self._tensor(tokens),
             positions=self._tensor(positions),
             slots=self._tensor(self._slots(works)),
-            decode=self._decode_group(singles) if singles else None,
-            decode_rows=len(singles),
-            chunks=chunks,
+            decode=self._decode_group(group) if group else None,
+            decode_rows=sum(work.rows for work in group),
+            chunks=tuple(self._chunk(work, last) for work, last in longer),
             segments=_segments(works, ends),
-            sampled=self._tensor(
-                [last - 1 for work, last in zip(works, ends, strict=True) if work.samples]
-            ),
+            sampled=self._tensor(list(itertools.chain.from_iterable(wanted))),
         )
 
     def _slots(self, works: list[Work]) -> list[int]:
@@ -84,41 +73,54 @@ class TorchRunner:
         return [
             work.sequence.blocks[place // size] * size + place % size
             for work in works
-            for place in range(work.start, work.end)
+            for place in range(work.start, work.stop)
         ]
 
     def _decode_group(self, works: list[Work]) -> DecodeGroup:
-        size = self.cache.block_size
-        count = max(-(-work.end // size) for work in works)
-        rows = []
+        size, device = self.cache.block_size, self.cache.device
+        count = max(-(-work.stop // size) for work in works)
+        queries = max(work.rows for work in works)
+        tables = []
         for work in works:
-            table = work.sequence.blocks[: -(-work.end // size)]
+            table = work.sequence.blocks[: -(-work.stop // size)]
             # padded with a block of its own: the mask hides it, and what is there is finite
-            rows.append(table + [table[0]] * (count - len(table)))
-        places = torch.arange(count * size, device=self.cache.device)
-        beyond = places >= self._tensor([work.end for work in works])[:, None]
-        mask = torch.zeros(beyond.shape, device=self.cache.device).masked_fill_(beyond, -torch.inf)
-        return DecodeGroup(self._tensor(rows), mask[:, None])
+            tables.append(table + [table[0]] * (count - len(table)))
+        # a query sees what is before it and itself; those that only pad see no more than the last
+        seen = [[min(work.start + q + 1, work.stop) for q in range(queries)] for work in works]
+        beyond = torch.arange(count * size, device=device) >= self._tensor(seen)[:, :, None]
+        mask = torch.zeros(beyond.shape, device=device).masked_fill_(beyond, -torch.inf)
+        group = DecodeGroup(self._tensor(tables), mask[:, None])
+        if queries == 1:
+            return group
+        firsts = [0, *itertools.accumulate(work.rows for work in works)]
+        pairs = list(zip(works, firsts, strict=False))
+        spread = [first + min(q, work.rows - 1) for work, first in pairs for q in range(queries)]
+        places = [n * queries + q for n, work in enumerate(works) for q in range(work.rows)]
+        return replace(group, spread=self._tensor(spread), places=self._tensor(places))
 
     def _chunk(self, work: Work, last: int) -> PrefillChunk:
-        rows, past = work.end - work.start, work.start
-        table = work.sequence.blocks[: -(-work.end // self.cache.block_size)]
+        table = work.sequence.blocks[: -(-work.stop // self.cache.block_size)]
         mask = None
-        if past:
-            mask = torch.ones(rows, work.end, dtype=torch.bool, device=self.cache.device)
-            mask = mask.tril_(diagonal=past)
-        return PrefillChunk(last - rows, last, past, self._tensor([table]), mask)
+        if work.start:
+            mask = torch.ones(work.rows, work.stop, dtype=torch.bool, device=self.cache.device)
+            mask = mask.tril_(diagonal=work.start)
+        return PrefillChunk(last - work.rows, last, work.start, self._tensor([table]), mask)
 
     def _tensor(self, values: list[int] | list[list[int]]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.cache.device)
 
 
+def _grouped(work: Work) -> bool:
+    """Whether the rows go into the decode group: few of them, each its sequence's last ones."""
+    return work.decodes or work.rows == 1
+
+
 def _in_rows(works: tuple[Work, ...]) -> list[Work]:
-    """Single tokens first, then chunks; in both those of one adapter side by side."""
+    """The decode group first, then chunks; in both those of one adapter side by side."""
 
     def key(work: Work) -> tuple[bool, str]:
         adapter = work.sequence.adapter
-        return work.end - work.start > 1, adapter.uid if adapter else ""
+        return not _grouped(work), adapter.uid if adapter else ""
 
     return sorted(works, key=key)
 
@@ -134,10 +136,3 @@ def _segments(works: list[Work], ends: list[int]) -> LoraSegments:
             segments.append(LoraSegment(first, last, adapter.deltas))
         first = last
     return tuple(segments)
-
-
-def _chooser(work: Work) -> TokenChooser:
-    chooser = work.sequence.chooser
-    if chooser is None:
-        raise ValueError(f"sequence {work.sequence.request_id} has no token chooser")
-    return chooser

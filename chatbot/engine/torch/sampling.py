@@ -4,14 +4,25 @@ The order of operations and their meaning are those of transformers: repetition 
 arXiv 1909.05858), temperature, top-k, top-p (nucleus sampling, arXiv 1904.09751). The draw is by
 the inverse of the cumulative distribution from one uniform number per token, which each reply
 takes from a generator of its own: other replies in the batch neither see nor change it.
+
+Drafted tokens are verified by choosing at each of their places as if there were no draft, with the
+random number that belongs to the place, and going on while the choice is what was drafted. A draft
+is a guess without a spread, so that is the rule of speculative sampling (arXiv 2211.17192): token
+``d`` stands with probability ``p(d)``, and what replaces it has the distribution ``p`` without
+``d``. And more: the same seed gives the same reply, whatever was drafted.
 """
 
+import math
 import random
+from collections import deque
+from collections.abc import Iterator
 from collections.abc import Sequence as Items
+from dataclasses import dataclass
 
 import torch
 
 from chatbot.engine.interface import SamplingParams
+from chatbot.engine.torch.scheduler import Work
 
 # most nuclei hold fewer tokens than this; those that do not are ranked in full
 FEW_CANDIDATES = 256
@@ -26,6 +37,7 @@ class TokenChooser:
         self.probability_sum = 0.0
         self.chosen = 0
         self._random = random.Random(params.seed)  # None: seeded by the system
+        self._uniform: deque[float] = deque()  # of the next tokens
         self._seen: dict[int, None] = {}
         if self.penalised:
             self._seen = dict.fromkeys(prompt)
@@ -43,10 +55,9 @@ class TokenChooser:
         """Whether top-k or top-p leave tokens out."""
         return self.params.top_k > 0 or self.params.top_p < 1.0
 
-    @property
-    def seen(self) -> list[int]:
-        """Tokens of prompt and reply, each once; kept only where there is a penalty."""
-        return list(self._seen)
+    def seen(self, ahead: tuple[int, ...]) -> list[int]:
+        """Tokens of prompt, reply and ``ahead``, each once; kept only where there is a penalty."""
+        return list(self._seen | dict.fromkeys(ahead))
 
     @property
     def confidence(self) -> float | None:
@@ -54,48 +65,113 @@ class TokenChooser:
         penalty and temperature); None before the first."""
         return self.probability_sum / self.chosen if self.chosen else None
 
-    def uniform(self) -> float:
-        return self._random.random()
+    def uniform(self, ahead: int) -> float:
+        """The random number of the token after the next ``ahead`` ones."""
+        while len(self._uniform) <= ahead:
+            self._uniform.append(self._random.random())
+        return self._uniform[ahead]
 
     def record(self, token: int, probability: float) -> None:
+        """The token is part of the reply now."""
+        if self._uniform:
+            self._uniform.popleft()
         self.probability_sum += probability
         self.chosen += 1
         if self.penalised:
             self._seen[token] = None
 
 
-def choose_tokens(
-    logits: torch.Tensor, choosers: Items[TokenChooser]
-) -> tuple[list[int], list[float]]:
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What one reply's step gave: the drafted tokens that stood and the one after them, and the
+    probability of each under the bare model. A last probability that is NaN says that the logits
+    are not finite."""
+
+    tokens: tuple[int, ...]  # [1 or more]
+    probabilities: tuple[float, ...]  # like tokens
+
+    @property
+    def broken(self) -> bool:
+        return any(math.isnan(probability) for probability in self.probabilities)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of logits: the tokens ``ahead``, drafted and not yet part of the reply, stand between
+    the reply so far and the token to be chosen."""
+
+    chooser: TokenChooser
+    ahead: tuple[int, ...] = ()
+
+
+def rows_of(works: Items[Work]) -> list[Row]:
+    """The rows whose logits are wanted, in the order of the works."""
+    return [
+        Row(_chooser(work), work.drafted[:count]) for work in works for count in range(work.choices)
+    ]
+
+
+def plainly_greedy(works: Items[Work]) -> bool:
+    """Whether the best token is the choice in every row."""
+    choosers = [_chooser(work) for work in works if work.samples]
+    return all(chooser.greedy and not chooser.penalised for chooser in choosers)
+
+
+def _chooser(work: Work) -> TokenChooser:
+    chooser = work.sequence.chooser
+    if chooser is None:
+        raise ValueError(f"sequence {work.sequence.request_id} has no token chooser")
+    return chooser
+
+
+def verify(works: Items[Work], tokens: Items[int], probabilities: Items[float]) -> list[Choice]:
+    """One choice for each work that samples, from the tokens chosen in :func:`rows_of`."""
+    pairs = iter(zip(tokens, probabilities, strict=True))
+    return [_stands(work, pairs) for work in works if work.samples]
+
+
+def _stands(work: Work, pairs: Iterator[tuple[int, float]]) -> Choice:
+    rows = [next(pairs) for _ in range(work.choices)]
+    count = 0
+    for token, (chosen, probability) in zip(work.drafted, rows, strict=False):
+        if chosen != token or math.isnan(probability):
+            break
+        count += 1
+    kept = rows[: count + 1]
+    return Choice(tuple(token for token, _ in kept), tuple(chance for _, chance in kept))
+
+
+def choose_tokens(logits: torch.Tensor, rows: Items[Row]) -> tuple[list[int], list[float]]:
     """One token for each row of ``logits`` [rows, vocabulary], and its probability under the bare
     model. A probability that is NaN says that the row's logits are not finite."""
     scores = logits.float()
     normaliser = torch.logsumexp(scores, dim=-1, keepdim=True)  # [rows, 1]
-    adjusted = _penalise(scores, choosers)
+    adjusted = _penalise(scores, rows)
     chosen = adjusted.argmax(dim=-1)  # [rows]
-    drawn = [row for row, chooser in enumerate(choosers) if not chooser.greedy]
+    drawn = [place for place, row in enumerate(rows) if not row.chooser.greedy]
     if drawn:
-        chosen[drawn] = _draw(adjusted[drawn], [choosers[row] for row in drawn])
+        chosen[drawn] = _draw(adjusted[drawn], [rows[place] for place in drawn])
     probabilities = (scores.gather(1, chosen[:, None]) - normaliser).exp()
     probabilities = probabilities.masked_fill(~normaliser.isfinite(), torch.nan).squeeze(1)
     return chosen.tolist(), probabilities.tolist()
 
 
-def _penalise(scores: torch.Tensor, choosers: Items[TokenChooser]) -> torch.Tensor:
+def _penalise(scores: torch.Tensor, rows: Items[Row]) -> torch.Tensor:
     """Scores [rows, vocabulary] after each row's repetition penalty; a copy if there is any."""
-    if not any(chooser.penalised for chooser in choosers):
+    if not any(row.chooser.penalised for row in rows):
         return scores
     scores = scores.clone()
-    for row, chooser in enumerate(choosers):
-        if chooser.penalised:
-            penalty = chooser.params.repetition_penalty
-            ids = torch.tensor(chooser.seen, dtype=torch.long, device=scores.device)
-            seen = scores[row, ids]
-            scores[row, ids] = torch.where(seen < 0, seen * penalty, seen / penalty)
+    for place, row in enumerate(rows):
+        if row.chooser.penalised:
+            penalty = row.chooser.params.repetition_penalty
+            seen = row.chooser.seen(row.ahead)
+            ids = torch.tensor(seen, dtype=torch.long, device=scores.device)
+            known = scores[place, ids]
+            scores[place, ids] = torch.where(known < 0, known * penalty, known / penalty)
     return scores
 
 
-def _draw(scores: torch.Tensor, choosers: Items[TokenChooser]) -> torch.Tensor:
+def _draw(scores: torch.Tensor, rows: Items[Row]) -> torch.Tensor:
     """Draw one token per row of scores [rows, vocabulary] -> [rows].
 
     Which of the ways below a row goes depends on the row alone, never on its neighbours: they
@@ -105,8 +181,9 @@ def _draw(scores: torch.Tensor, choosers: Items[TokenChooser]) -> torch.Tensor:
     def column(values: list[float]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float64, device=scores.device)[:, None]
 
+    choosers = [row.chooser for row in rows]
     scores = scores / column([chooser.params.temperature for chooser in choosers]).float()
-    uniform = column([chooser.uniform() for chooser in choosers])
+    uniform = column([row.chooser.uniform(len(row.ahead)) for row in rows])
     limits = column([chooser.params.top_k or scores.shape[1] for chooser in choosers])
     bounds = column([chooser.params.top_p for chooser in choosers])
     tokens = torch.empty(len(choosers), dtype=torch.long, device=scores.device)

@@ -15,16 +15,22 @@ next block another prompt computes in this very step waits for it and takes it f
 When blocks run out the *youngest* running sequence is preempted: its blocks are released, it goes
 back to its place in the queue, and its tokens are computed again later (what is still cached is
 found again). The oldest sequence is never preempted, so it always ends, and so everyone does.
+
+Drafts (speculative decoding) come last: when the step has its work, rows that verify drafted tokens
+are added where blocks are free; nobody is preempted and no prompt waits for them. What does not
+stand is given back at the commit.
 """
 
 import time
 from bisect import insort
 from collections.abc import Callable
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chatbot.engine.interface import FinishReason
-from chatbot.engine.torch.blocks import BlockManager, block_digest
+from chatbot.engine.torch.blocks import BlockManager
+from chatbot.engine.torch.draft_policy import Draft
+from chatbot.engine.torch.drafts import Drafter
 from chatbot.engine.torch.sequence import Sequence
 from chatbot.errors import EngineBusy, RequestRefused
 
@@ -32,13 +38,38 @@ from chatbot.errors import EngineBusy, RequestRefused
 @dataclass(frozen=True, slots=True)
 class Work:
     """Compute keys and values of ``sequence.tokens[start:end]``; if ``samples``, choose the
-    token after them."""
+    token after them. With a ``draft`` compute its tokens, too, and choose a token after each for
+    as long as the one before it is the one that was drafted."""
 
     sequence: Sequence
     start: int
     end: int
     samples: bool
     decodes: bool
+    draft: Draft | None = None
+
+    @property
+    def drafted(self) -> tuple[int, ...]:
+        return self.draft.tokens if self.draft else ()
+
+    @property
+    def stop(self) -> int:
+        """The place after the last token that is computed, drafted ones included."""
+        return self.end + len(self.drafted)
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens of the rows: [rows]."""
+        return [*self.sequence.tokens[self.start : self.end], *self.drafted]
+
+    @property
+    def choices(self) -> int:
+        """Rows, the last ones, whose logits are wanted."""
+        return 1 + len(self.drafted) if self.samples else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +86,10 @@ class Step:
     def sampling(self) -> list[Work]:
         return [work for work in self.works if work.samples]
 
+    @property
+    def rows(self) -> int:
+        return sum(work.rows for work in self.works)
+
 
 class Scheduler:
     """Waiting and running sequences over one :class:`BlockManager`. Not thread-safe."""
@@ -66,6 +101,7 @@ class Scheduler:
         max_running: int,
         max_waiting: int,
         prefill_chunk_tokens: int,
+        drafter: Drafter | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if prefill_chunk_tokens < blocks.block_size:
@@ -74,6 +110,7 @@ class Scheduler:
         self.max_running = max_running
         self.max_waiting = max_waiting
         self.prefill_chunk_tokens = prefill_chunk_tokens
+        self.drafter = drafter
         self.waiting: list[Sequence] = []  # by arrival
         self.running: list[Sequence] = []  # by arrival
         self.prefill_tokens_computed = 0
@@ -152,6 +189,7 @@ class Scheduler:
             if sequence in self.running:  # an older one may have preempted it
                 self._continue(sequence, plan)
         self._admit(plan)
+        self._add_drafts(plan)
         return Step(tuple(plan.works), tuple(plan.fresh), tuple(stopped))
 
     def _continue(self, sequence: Sequence, plan: "_Plan") -> None:
@@ -229,6 +267,25 @@ class Scheduler:
         sequence.blocks = []
         sequence.computed = 0
 
+    # -- drafts
+
+    def _add_drafts(self, plan: "_Plan") -> None:
+        if self.drafter is None:
+            return
+        sequences = [work.sequence for work in plan.works if work.samples]
+        drafts = self.drafter.plan(sequences, sum(work.rows for work in plan.works))
+        for index, work in enumerate(plan.works):
+            draft = drafts.get(work.sequence) if work.samples else None
+            if draft is not None:
+                plan.works[index] = replace(work, draft=self._with_blocks(work, draft, plan))
+
+    def _with_blocks(self, work: Work, draft: Draft, plan: "_Plan") -> Draft | None:
+        """As much of the draft as there are blocks for."""
+        sequence = work.sequence
+        if self._reserve(sequence, work.end - work.start + len(draft.tokens), plan):
+            return draft
+        return draft.first(len(sequence.blocks) * self.blocks.block_size - work.end)
+
     # -- prefixes
 
     def _shareable(self, sequence: Sequence) -> int:
@@ -264,40 +321,44 @@ class Scheduler:
         index = (sequence.computed // size) + len(self._cached_prefix(sequence))
         if sequence.computed % size or index >= self._shareable(sequence):
             return False
-        tokens = sequence.tokens[index * size : (index + 1) * size]
-        return block_digest(sequence.parent_digest(index, size), tokens) in plan.coming(size)
+        return sequence.digest(index, size) in plan.coming(size)
 
     # -- commit
 
-    def commit(self, step: Step, token_ids: Items[int]) -> None:
-        """Take over the result of a step: ``token_ids`` holds one chosen token for each work in
-        ``step.sampling``, in order. Sequences that have ended have a ``finish_reason``; those
-        that were cancelled meanwhile are left for the next step."""
-        chosen = iter(token_ids)
+    def commit(self, step: Step, choices: Items[Items[int]]) -> None:
+        """Take over the result of a step: ``choices`` holds, for each work in ``step.sampling`` in
+        order, the tokens that were chosen: those of its draft that stood, and one more. Sequences
+        that have ended have a ``finish_reason``; those that were cancelled meanwhile are left for
+        the next step."""
+        chosen = iter(choices)
         for work in step.works:
-            self._computed(work)
-            if work.samples:
-                self._append(work.sequence, next(chosen))
+            tokens = next(chosen) if work.samples else ()
+            if work.sequence in self.running:
+                self._computed(work, tokens)
+                if tokens:
+                    self._end(work.sequence)
 
-    def _computed(self, work: Work) -> None:
+    def _computed(self, work: Work, chosen: Items[int]) -> None:
         sequence, size = work.sequence, self.blocks.block_size
-        if sequence not in self.running:
-            return
         if not work.decodes:
             self.prefill_tokens_computed += work.end - work.start
-        for index in range(work.start // size, work.end // size):
+        if chosen and sequence.generated == 0:
+            self.prefill_tokens_cached += sequence.cached_tokens
+        self.generated_tokens += len(chosen)
+        sequence.tokens.extend(chosen)
+        stood = max(0, len(chosen) - 1)
+        sequence.computed = work.end + stood
+        for index in range(work.start // size, sequence.computed // size):
             tokens = sequence.tokens[index * size : (index + 1) * size]
             self.blocks.seal(sequence.blocks[index], sequence.parent_digest(index, size), tokens)
-        sequence.computed = work.end
+        if self.drafter is not None and work.draft is not None:
+            self.drafter.verified(sequence, work.draft, stood)
+            needed = self.blocks.blocks_for(sequence.computed)
+            self.blocks.release(sequence.blocks[needed:])
+            del sequence.blocks[needed:]
 
-    def _append(self, sequence: Sequence, token: int) -> None:
-        if sequence not in self.running:
-            return
-        if sequence.generated == 0:
-            self.prefill_tokens_cached += sequence.cached_tokens
-        sequence.tokens.append(token)
-        self.generated_tokens += 1
-        if token in sequence.end_ids:
+    def _end(self, sequence: Sequence) -> None:
+        if sequence.tokens[-1] in sequence.end_ids:
             self.finish(sequence, "end")
         elif sequence.generated >= sequence.max_tokens:
             self.finish(sequence, "length")
@@ -332,7 +393,7 @@ class _Plan:
         """Digests of the prompt blocks that this step completes."""
         for work in self.works[self._counted :]:
             if not work.decodes:
-                for index in range(work.start // size + 1, work.end // size + 1):
-                    self._coming.add(work.sequence.parent_digest(index, size))
+                for index in range(work.start // size, work.end // size):
+                    self._coming.add(work.sequence.digest(index, size))
         self._counted = len(self.works)
         return self._coming

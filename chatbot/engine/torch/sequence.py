@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from chatbot.engine.interface import FinishReason
-from chatbot.engine.torch.blocks import block_digest, root_digest
+from chatbot.engine.torch.blocks import block_digest, private_digest, root_digest
 
 if TYPE_CHECKING:  # the scheduler carries these along and never looks inside
     from chatbot.engine.torch.adapters import LoraAdapter
+    from chatbot.engine.torch.drafts import DraftState
     from chatbot.engine.torch.sampling import TokenChooser
 
 
@@ -33,6 +34,10 @@ class Sequence:
     namespace: str = cache_namespace(None, "")
     adapter: "LoraAdapter | None" = None
     chooser: "TokenChooser | None" = None
+    shared_tokens: int | None = None  # tokens after them are private to the owner; None: none are
+    owner: str = ""
+    draft_scopes: tuple[str, ...] = ()
+    draft_state: "DraftState | None" = None
 
     arrival: int = -1  # order of arrival; kept when preempted
     tokens: list[int] = field(init=False)
@@ -43,7 +48,7 @@ class Sequence:
     cancelled: bool = False  # set from any thread; obeyed at the next step
     finish_reason: FinishReason | None = None
     started_at: float = 0.0
-    _digests: list[bytes] = field(default_factory=list)  # of the first full blocks of tokens
+    _digests: list[bytes] = field(default_factory=list)  # what the first blocks continue
 
     def __post_init__(self) -> None:
         self.tokens = list(self.prompt)
@@ -62,11 +67,17 @@ class Sequence:
         return self.remaining == 1 and self.generated > 0
 
     def parent_digest(self, index: int, block_size: int) -> bytes:
-        """Digest of the block before block ``index``; the tokens up to there must exist."""
-        if not self._digests:
-            self._digests.append(root_digest(self.namespace))
+        """What block ``index`` continues: the digest of the block before it, made the owner's own
+        where the private tokens begin. The tokens up to there must exist."""
         while len(self._digests) <= index:
-            done = len(self._digests) - 1
-            tokens = self.tokens[done * block_size : (done + 1) * block_size]
-            self._digests.append(block_digest(self._digests[done], tokens))
+            done = len(self._digests)
+            parent = self.digest(done - 1, block_size) if done else root_digest(self.namespace)
+            if self.shared_tokens is not None and done == self.shared_tokens // block_size:
+                parent = private_digest(parent, self.owner)
+            self._digests.append(parent)
         return self._digests[index]
+
+    def digest(self, index: int, block_size: int) -> bytes:
+        """Digest of the full block ``index``."""
+        tokens = self.tokens[index * block_size : (index + 1) * block_size]
+        return block_digest(self.parent_digest(index, block_size), tokens)

@@ -18,7 +18,9 @@ from transformers import (
 )
 
 from chatbot.engine.interface import Chunk, GenerationRequest, SamplingParams
+from chatbot.engine.torch.draft_policy import Chance, Draft, DraftPolicy
 from chatbot.engine.torch.engine import TorchEngine
+from chatbot.engine.torch.sampling import Choice, verify
 from chatbot.engine.torch.scheduler import Step
 from chatbot.settings import Settings
 
@@ -116,7 +118,11 @@ def tiny_settings(**changes: Any) -> Settings:
 
 @asynccontextmanager
 async def running(
-    model: Any, tokenizer: Any = None, runner: Any = None, **settings: Any
+    model: Any,
+    tokenizer: Any = None,
+    runner: Any = None,
+    policy: DraftPolicy | None = None,
+    **settings: Any,
 ) -> AsyncIterator[TorchEngine]:
     """A started engine on a copy of the model; closed at the end."""
 
@@ -124,7 +130,7 @@ async def running(
         return copy.deepcopy(model), tokenizer or ByteTokenizer()
 
     extra = {} if runner is None else {"make_runner": runner}
-    engine = TorchEngine(tiny_settings(**settings), load_base, **extra)
+    engine = TorchEngine(tiny_settings(**settings), load_base, draft_policy=policy, **extra)
     await engine.start()
     try:
         yield engine
@@ -196,11 +202,26 @@ class ScriptedRunner:
     def __call__(self, decoder: Any, blocks: int, block_size: int) -> "ScriptedRunner":
         return self
 
-    def run(self, step: Step) -> tuple[list[int], list[float]]:
-        chosen = []
+    def run(self, step: Step) -> list[Choice]:
+        tokens: list[int] = []
         for work in step.sampling:
             script = self.scripts[work.sequence.prompt[0]]
-            chosen.append(script[work.sequence.generated])
-            assert work.sequence.chooser is not None
-            work.sequence.chooser.record(chosen[-1], 0.5)
-        return chosen, [0.5] * len(chosen)
+            first = work.sequence.generated
+            tokens += (script[first + ahead] for ahead in range(work.choices))
+        return verify(step.sampling, tokens, [0.5] * len(tokens))
+
+
+class EagerDrafts(DraftPolicy):
+    """Verifies everything that is drafted, whatever it costs."""
+
+    def least_chance(self, replies: int, rows: int) -> float:
+        return 0.0
+
+    def lengths(self, drafts: Sequence[tuple[Draft, Chance]], replies: int, rows: int) -> list[int]:
+        return [len(draft.tokens) for draft, _ in drafts]
+
+
+def drafts(engine: TorchEngine) -> tuple[int, int]:
+    """(drafted, accepted) of all sources."""
+    counts = engine.stats().drafts
+    return sum(count.drafted for count in counts), sum(count.accepted for count in counts)

@@ -16,6 +16,7 @@ from chatbot.engine.torch.families import build_decoder
 from chatbot.engine.torch.models import Decoder
 from chatbot.errors import AdapterInvalid, RequestRefused
 from tests.chatbot.engine.helpers import (
+    EagerDrafts,
     collect,
     generate,
     request,
@@ -142,6 +143,42 @@ async def test_mixed_adapter_batch_equals_one_by_one(tmp_path: Path) -> None:
             together = await asyncio.gather(*(ask(p, adapter) for p, adapter in enumerate(shape)))
             assert together == alone
         assert len({tuple(await ask(0, name)) for name in names}) == len(names)
+
+
+SHAPES = {
+    "identical": [0] * 10,
+    "distinct": [0, 1, 2, 3, 4, 5, 6, 7, 8, None],
+    "uniform": [0, 1, 2, 3, 4, 4, 3, 2, 1, 0],
+    "zipf": [0, 0, 0, 0, 1, 1, 2, 3, 8, None],  # shares 1, 1/2, 1/3 ...
+    "skewed": [0, 0, 0, 0, 0, 0, 0, 0, 7, None],
+}
+
+
+async def test_nine_versions_in_one_batch_each_as_if_alone(tmp_path: Path) -> None:
+    """Traffic shapes as in Punica (arXiv 2310.18547), with and without drafts."""
+    wanted: dict[tuple[int, int | None], list[int]] = {}
+    for index in range(9):
+        make_adapter(tmp_path / str(index), seed=index, r=2 + index % 4)
+    for policy, most in ((None, 0), (EagerDrafts(), 6)):
+        async with running(
+            tiny_model(), policy=policy, max_draft_tokens=most, max_running=16
+        ) as engine:
+            for index in range(9):
+                await engine.load_adapter(f"a{index}", tmp_path / str(index))
+
+            async def ask(place: int, adapter: int | None, salt: str) -> list[int]:
+                name = None if adapter is None else f"a{adapter}"
+                params = {"max_tokens": 10, "ignore_eos": True}
+                return await tokens_of(engine, request([*PROMPT, place], name, salt, **params))
+
+            for name, shape in SHAPES.items():
+                for pair in enumerate(shape):
+                    if pair not in wanted:
+                        wanted[pair] = await ask(*pair, "alone")
+                together = await asyncio.gather(*(ask(*pair, name) for pair in enumerate(shape)))
+                assert together == [wanted[pair] for pair in enumerate(shape)], name
+    assert len({tuple(tokens) for (place, _), tokens in wanted.items() if place == 0}) == 1
+    assert len({tuple(tokens) for (place, _), tokens in wanted.items() if place == 8}) > 2
 
 
 async def test_adapters_and_salts_never_share_blocks(tmp_path: Path) -> None:

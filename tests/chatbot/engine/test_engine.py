@@ -14,6 +14,7 @@ from chatbot.engine.interface import Chunk, Engine
 from chatbot.engine.torch.engine import TorchEngine
 from chatbot.engine.torch.models import Decoder
 from chatbot.engine.torch.runner import TorchRunner
+from chatbot.engine.torch.sampling import Choice
 from chatbot.engine.torch.scheduler import Step
 from chatbot.errors import BaseModelUnavailable, EngineBusy, ModelError, Overloaded, RequestRefused
 from tests.chatbot.engine.helpers import (
@@ -70,7 +71,7 @@ async def test_a_reply_never_grows_beyond_the_context() -> None:
         assert engine.max_context == 128
         chunks = await collect(engine, request([1] * 120, max_tokens=50, ignore_eos=True))
         assert chunks[-1].finish_reason == "length"
-        assert len(chunks) == 8
+        assert sum(len(chunk.token_ids) for chunk in chunks) == 8
 
 
 async def test_ignore_eos_goes_on() -> None:
@@ -207,7 +208,7 @@ async def test_a_reader_who_never_reads_costs_a_bounded_amount() -> None:
         stream = engine.submit(request(PROMPT, max_tokens=50, ignore_eos=True))
         await until(lambda: engine.stats().running == 0)
         assert stream._reply.queue.maxsize == 51
-        assert len([chunk async for chunk in stream]) == 50
+        assert sum([len(chunk.token_ids) async for chunk in stream]) == 50
 
 
 # -- refusals
@@ -259,7 +260,7 @@ class FailingRunner(TorchRunner):
         super().__init__(decoder, blocks, block_size)
         self.error = error
 
-    def run(self, step: Step) -> tuple[list[int], list[float]]:
+    def run(self, step: Step) -> list[Choice]:
         if any(work.sequence.prompt[0] == 99 for work in step.works):
             raise self.error
         return super().run(step)

@@ -12,12 +12,12 @@ from transformers.generation.logits_process import (
 )
 
 from chatbot.engine.interface import SamplingParams
-from chatbot.engine.torch.sampling import TokenChooser, choose_tokens
+from chatbot.engine.torch.sampling import Row, TokenChooser, choose_tokens
 from chatbot.errors import RequestRefused
 
 
-def chooser(prompt: tuple[int, ...] = (), **params: object) -> TokenChooser:
-    return TokenChooser(SamplingParams(**params), prompt)  # type: ignore[arg-type]
+def chooser(prompt: tuple[int, ...] = (), **params: object) -> Row:
+    return Row(TokenChooser(SamplingParams(**params), prompt))  # type: ignore[arg-type]
 
 
 def draws(
@@ -101,10 +101,11 @@ def test_greedy_and_drawn_rows_mix() -> None:
 
 def test_confidence_is_the_mean_probability_of_the_bare_model() -> None:
     logits = torch.tensor([[0.0, 0.0, 0.0, 0.0]])
-    one = chooser((0,), repetition_penalty=2.0)
+    row = chooser((0,), repetition_penalty=2.0)
+    one = row.chooser
     assert one.confidence is None
     for _ in range(2):
-        (token,), (probability,) = choose_tokens(logits, [one])
+        (token,), (probability,) = choose_tokens(logits, [row])
         one.record(token, probability)
     assert one.confidence == pytest.approx(0.25)
 

@@ -6,26 +6,35 @@ what it must, so a block that is shared wrongly, evicted while in use, or not co
 once.
 """
 
+import random
 from collections import Counter
+from collections.abc import Sequence as Items
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatbot.engine.torch.blocks import BlockManager
-from chatbot.engine.torch.scheduler import Scheduler, Step
+from chatbot.engine.torch.draft_policy import Draft
+from chatbot.engine.torch.drafts import draft_room
+from chatbot.engine.torch.scheduler import Scheduler, Step, Work
 from chatbot.engine.torch.sequence import Sequence
 from chatbot.errors import EngineBusy, RequestRefused
 
 SIZE = 4
 
 
-def fingerprint(sequence: Sequence, count: int) -> int:
-    return hash((sequence.namespace, tuple(sequence.tokens[:count])))
+def fingerprint(asked: Sequence, tokens: list[int], count: int) -> int:
+    """Of the first ``count`` tokens, as the slot of the last of them must hold it."""
+    private = asked.shared_tokens is not None and (count - 1) // SIZE >= asked.shared_tokens // SIZE
+    owner = asked.owner if private else None
+    return hash((asked.namespace, owner, tuple(tokens[:count])))
 
 
-def next_token(sequence: Sequence) -> int:
-    return fingerprint(sequence, len(sequence.tokens)) % 7
+def next_token(asked: Sequence, tokens: list[int]) -> int:
+    return hash((asked.namespace, tuple(tokens))) % 7
 
 
 class MockModel:
@@ -35,22 +44,60 @@ class MockModel:
     def slot(self, sequence: Sequence, place: int) -> int:
         return sequence.blocks[place // SIZE] * SIZE + place % SIZE
 
-    def run(self, step: Step) -> list[int]:
+    def run(self, step: Step) -> list[list[int]]:
         for block in step.fresh:
             self.slots[block * SIZE : (block + 1) * SIZE] = [0] * SIZE
-        for work in step.works:
-            sequence = work.sequence
-            for place in range(work.start):
-                held = self.slots[self.slot(sequence, place)]
-                assert held == fingerprint(sequence, place + 1), "a wrong or missing cache entry"
-            for place in range(work.start, work.end):
-                self.slots[self.slot(sequence, place)] = fingerprint(sequence, place + 1)
-        return [next_token(work.sequence) for work in step.sampling]
+        return [choice for work in step.works for choice in self.compute(work)]
+
+    def compute(self, work: Work) -> list[list[int]]:
+        """The tokens chosen, in a list; an empty one if the work chooses none."""
+        item = work.sequence
+        tokens = [*item.tokens[: work.end], *work.drafted]
+        for place in range(work.start):
+            held = self.slots[self.slot(item, place)]
+            assert held == fingerprint(item, tokens, place + 1), "a wrong or missing cache entry"
+        for place in range(work.start, work.stop):
+            self.slots[self.slot(item, place)] = fingerprint(item, tokens, place + 1)
+        if not work.samples:
+            return []
+        chosen = [next_token(item, tokens[: work.end])]
+        for place, drafted in enumerate(work.drafted, start=work.end):
+            if chosen[-1] != drafted:
+                break
+            chosen.append(next_token(item, tokens[: place + 1]))
+        return [chosen]
 
 
-def make(blocks: int = 64, **limits: int) -> Scheduler:
-    given = {"max_running": 4, "max_waiting": 100, "prefill_chunk_tokens": 8} | limits
-    return Scheduler(BlockManager(blocks, SIZE), **given)  # type: ignore[arg-type]
+class RandomDrafter:
+    """Drafts that are right with some probability, token by token, or there are none."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.verdicts: list[tuple[int, int]] = []  # (tokens drafted, tokens that stood)
+
+    def plan(self, sequences: Items[Sequence], rows: int) -> dict[Sequence, Draft]:
+        found = {item: self.draft(item) for item in sequences}
+        return {item: draft for item, draft in found.items() if draft is not None}
+
+    def draft(self, item: Sequence) -> Draft | None:
+        tokens = list(item.tokens)
+        for _ in range(min(self.random.randrange(9), draft_room(item))):
+            right = next_token(item, tokens)
+            tokens.append(right if self.random.random() < 0.7 else (right + 1) % 7)
+        drafted = tokens[len(item.tokens) :]
+        return Draft(tuple(drafted), "mock", 2) if drafted else None
+
+    def verified(self, sequence: Sequence, draft: Draft, stood: int) -> None:
+        self.verdicts.append((len(draft.tokens), stood))
+
+
+def make(blocks: int = 64, **limits: Any) -> Scheduler:
+    given: dict[str, Any] = {
+        "max_running": 4,
+        "max_waiting": 100,
+        "prefill_chunk_tokens": 8,
+    } | limits
+    return Scheduler(BlockManager(blocks, SIZE), **(given | limits))
 
 
 def sequence(prompt: list[int], count: int = 5, namespace: str = "a") -> Sequence:
@@ -61,7 +108,7 @@ def expected(asked: Sequence) -> list[int]:
     """What an undisturbed run of this request alone gives."""
     alone = sequence(list(asked.prompt), asked.max_tokens, asked.namespace)
     for _ in range(asked.max_tokens):
-        alone.tokens.append(next_token(alone))
+        alone.tokens.append(next_token(alone, alone.tokens))
     return alone.tokens
 
 
@@ -83,6 +130,9 @@ def check_fairness(scheduler: Scheduler, step: Step, before: list[Sequence]) -> 
         assert item in placed or item in scheduler.waiting or item in step.stopped
     prefilled = sum(work.end - work.start for work in step.works if not work.decodes)
     assert prefilled <= scheduler.prefill_chunk_tokens
+    for work in step.works:
+        assert len(work.sequence.blocks) == scheduler.blocks.blocks_for(work.stop)
+        assert len(work.drafted) <= draft_room(work.sequence)
     everyone = scheduler.running + scheduler.waiting
     if everyone:
         assert min(everyone, key=lambda item: item.arrival) in placed, "the oldest stood still"
@@ -102,6 +152,8 @@ arrival = st.tuples(
     st.lists(st.integers(0, 1), min_size=1, max_size=24),
     st.integers(1, 12),
     st.sampled_from("ab"),
+    st.sampled_from([None, 0, 3, 8]),  # tokens that are shared
+    st.sampled_from(["", "Anna", "Ben"]),
 )
 operation = st.one_of(
     arrival,
@@ -116,25 +168,32 @@ operation = st.one_of(
     blocks=st.integers(9, 30),
     max_running=st.integers(1, 6),
     chunk=st.integers(4, 20),
+    drafts=st.one_of(st.none(), st.integers(0, 1000)),
     operations=st.lists(operation, max_size=40),
 )
 def test_random_traffic(
-    blocks: int, max_running: int, chunk: int, operations: list[tuple[object, ...]]
+    blocks: int,
+    max_running: int,
+    chunk: int,
+    drafts: int | None,
+    operations: list[tuple[Any, ...]],
 ) -> None:
-    scheduler = make(blocks, max_running=max_running, prefill_chunk_tokens=chunk)
+    drafter = None if drafts is None else RandomDrafter(drafts)
+    scheduler = make(blocks, max_running=max_running, prefill_chunk_tokens=chunk, drafter=drafter)
     model = MockModel(blocks)
     everyone: list[Sequence] = []
     failed: list[Sequence] = []
     for name, *arguments in operations:
         if name == "add":
-            prompt, count, namespace = arguments
-            everyone.append(sequence(prompt, count, namespace))  # type: ignore[arg-type]
+            prompt, count, namespace, shared, owner = arguments
+            everyone.append(sequence(prompt, count, namespace))
+            everyone[-1].shared_tokens, everyone[-1].owner = shared, owner
             scheduler.add(everyone[-1])
         elif name == "step":
-            for _ in range(arguments[0]):  # type: ignore[call-overload]
+            for _ in range(arguments[0]):
                 advance(scheduler, model)
         elif name == "cancel" and everyone:
-            everyone[arguments[0] % len(everyone)].cancelled = True  # type: ignore[operator]
+            everyone[arguments[0] % len(everyone)].cancelled = True
         elif name == "fail":  # the model fails in the middle of a step
             step = scheduler.schedule()
             for work in step.works:
@@ -310,3 +369,115 @@ def test_a_sequence_that_ended_during_a_step_is_left_alone_by_its_commit() -> No
     while not scheduler.idle:
         advance(scheduler, model)
     assert stays.tokens == expected(stays)
+
+
+def test_drafts_that_stand_make_fewer_steps_and_the_same_reply() -> None:
+    steps = {}
+    for drafter in (None, RandomDrafter(1)):
+        scheduler, model = make(drafter=drafter), MockModel(64)
+        items = [sequence([index] * 9, count=30) for index in range(3)]
+        for item in items:
+            scheduler.add(item)
+        steps[drafter] = 0
+        while not scheduler.idle:
+            advance(scheduler, model)
+            steps[drafter] += 1
+        assert all(item.tokens == expected(item) for item in items)
+        assert scheduler.generated_tokens == 90
+    assert drafter is not None
+    assert any(stood == tried for tried, stood in drafter.verdicts)
+    assert any(stood < tried for tried, stood in drafter.verdicts)
+    assert steps[drafter] < 0.7 * steps[None]
+
+
+def test_a_draft_preempts_nobody_and_takes_only_free_blocks() -> None:
+    class Greedy(RandomDrafter):
+        def draft(self, item: Sequence) -> Draft | None:
+            room = min(3, draft_room(item))
+            return Draft((9,) * room, "mock", 2) if room else None
+
+    scheduler, model = make(blocks=6, drafter=Greedy(0)), MockModel(6)
+    items = [sequence([1] * 4, count=8), sequence([2] * 4, count=8)]
+    for item in items:
+        scheduler.add(item)
+    while not scheduler.idle:
+        advance(scheduler, model)
+    assert scheduler.preemptions == 0
+    assert all(item.tokens == expected(item) for item in items)
+
+
+def _before(draft: Draft, end: int) -> Draft | None:
+    tokens = [*draft.tokens, end]
+    return draft.first(tokens.index(end))
+
+
+def test_an_end_token_after_a_draft_ends_the_reply() -> None:
+    scheduler, model = make(drafter=RandomDrafter(1)), MockModel(64)
+    item = sequence([3, 1], count=50)
+    whole = expected(item)[2:]
+    end = whole[6]
+    item.end_ids = frozenset([end])
+    scheduler.add(item)
+    while not scheduler.idle:
+        step = scheduler.schedule()
+        cut = [replace(w, draft=w.draft and _before(w.draft, end)) for w in step.works]
+        scheduler.commit(step, model.run(replace(step, works=tuple(cut))))
+        check_blocks(scheduler)
+    assert item.finish_reason == "end"
+    assert item.tokens[2:] == whole[: whole.index(end) + 1]
+
+
+def owned(prompt: list[int], owner: str, shared: int) -> Sequence:
+    item = sequence(prompt, count=1)
+    item.owner, item.shared_tokens = owner, shared
+    return item
+
+
+def test_what_is_private_is_shared_with_its_owner_alone() -> None:
+    """Cached tokens of a prompt of 4 shared and 8 private tokens, down to whole blocks."""
+    scheduler, model = make(), MockModel(64)
+    prompt = [7] * 4 + [8] * 9
+    for owner, wanted in [("Anna", 0), ("Ben", 4), ("Anna", 12), ("Ben", 12), ("", 4)]:
+        item = owned(prompt, owner, 4)
+        scheduler.add(item)
+        while not scheduler.idle:
+            advance(scheduler, model)
+        assert item.cached_tokens == wanted, owner
+
+
+def test_a_block_that_is_shared_in_part_is_private() -> None:
+    scheduler, model = make(), MockModel(64)
+    for owner, wanted in [("Anna", 0), ("Ben", 4), ("Anna", 12)]:
+        item = owned([7] * 13, owner, 7)
+        scheduler.add(item)
+        while not scheduler.idle:
+            advance(scheduler, model)
+        assert item.cached_tokens == wanted, owner
+
+
+def test_a_shared_beginning_that_another_prompt_computes_now_is_computed_once() -> None:
+    scheduler, model = make(prefill_chunk_tokens=64), MockModel(64)
+    for number in range(4):
+        scheduler.add(owned([7] * 8 + [number] * 5, f"owner {number}", 8))
+    while not scheduler.idle:
+        advance(scheduler, model)
+    assert scheduler.prefill_tokens_computed == 13 + 3 * 5
+
+
+def test_a_full_cache_sheds_the_oldest_idle_conversation_first() -> None:
+    scheduler, model = make(blocks=9), MockModel(9)
+    for number in (1, 2, 3):
+        scheduler.add(sequence([number] * 9, count=1))
+        while not scheduler.idle:
+            advance(scheduler, model)
+    scheduler.add(sequence([4] * 17, count=1))  # takes what was the first one's, and no more
+    while not scheduler.idle:
+        advance(scheduler, model)
+    cached = []
+    for number in (3, 2, 1):
+        item = sequence([number] * 9, count=1)
+        scheduler.add(item)
+        while not scheduler.idle:
+            advance(scheduler, model)
+        cached.append(item.cached_tokens)
+    assert cached == [8, 8, 0]

@@ -40,7 +40,7 @@ def test_the_engine_is_an_engine(tiny: Path) -> None:
 
 
 async def test_a_stream_has_a_chunk_for_each_token_and_ends_with_usage(tiny: Path) -> None:
-    async with running(tiny) as engine:
+    async with running(tiny, max_draft_tokens=0) as engine:
         chunks = await collect(engine, request(PROMPT, max_tokens=9, ignore_eos=True))
     assert [len(chunk.token_ids) for chunk in chunks] == [1] * 9
     assert [chunk.finish_reason for chunk in chunks] == [None] * 8 + ["length"]

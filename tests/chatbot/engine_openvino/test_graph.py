@@ -75,14 +75,14 @@ def run_prompts(
                 works.append(Work(sequence, sequence.computed, end, last, False))
                 numbers += [number] if last else []
                 sequence.computed = end
-        tokens, probabilities = runner.run(Step(tuple(works), (), ()))
+        choices = runner.run(Step(tuple(works), (), ()))
         seen = torch.from_numpy(runner.logits().copy())
-        assert len(tokens) == len(seen) == len(numbers)
+        assert len(choices) == len(seen) == len(numbers)
         for row, number in enumerate(numbers):
             logits[number] = seen[row]
-            assert tokens[row] == int(seen[row].argmax())
+            assert choices[row].tokens == (int(seen[row].argmax()),)
             wanted = torch.softmax(seen[row], -1).max().item()
-            assert probabilities[row] == pytest.approx(wanted, rel=1e-4)
+            assert choices[row].probabilities[0] == pytest.approx(wanted, rel=1e-4)
     return [logits[number] for number in range(len(sequences))]
 
 

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from chatbot.engine.openvino.engine import OpenVinoEngine
+from chatbot.engine.torch.draft_policy import DraftPolicy
 from chatbot.settings import Settings
 
 END = "<|end|>"
@@ -100,9 +101,11 @@ def tiny_settings(base: Path, **changes: Any) -> Settings:
 
 
 @asynccontextmanager
-async def running(base: Path, **changes: Any) -> AsyncIterator[OpenVinoEngine]:
+async def running(
+    base: Path, policy: DraftPolicy | None = None, **changes: Any
+) -> AsyncIterator[OpenVinoEngine]:
     """A started engine on a saved model; closed at the end."""
-    engine = OpenVinoEngine(tiny_settings(base, **changes))
+    engine = OpenVinoEngine(tiny_settings(base, **changes), policy)
     await engine.start()
     try:
         yield engine

@@ -1,7 +1,7 @@
 """An engine that says what a test wrote for it, in pieces, and can be held anywhere."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from chatbot.engine.interface import Chunk, EngineStats, GenerationRequest, Usage
@@ -27,6 +27,7 @@ class ScriptedEngine:
         self.cancelled: list[str] = []
         self.ended: list[str] = []
         self.adapters: dict[str, Path] = {}
+        self.taught: list[tuple[str, tuple[int, ...], str | None]] = []
         self.refuse: list[Exception] = []  # raised by the next requests, one each
         self.hold_at: int | None = None  # characters after which replies wait for `go`
         self.go = asyncio.Event()
@@ -79,6 +80,9 @@ class ScriptedEngine:
     async def cancel(self, request_id: str) -> None:
         self.cancelled.append(request_id)
         self.go.set()
+
+    def teach(self, scope: str, token_ids: Sequence[int], conversation: str | None) -> None:
+        self.taught.append((scope, tuple(token_ids), conversation))
 
     def stats(self) -> EngineStats:
         return EngineStats(
