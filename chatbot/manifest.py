@@ -6,6 +6,7 @@
       manifest.json    this module's :class:`Manifest`
       adapter/         a PEFT directory: adapter_config.json, adapter_model.safetensors
       report.json      the evaluation, and report.html, the same as a page
+      replies.json     texts that several dialogues of the training data share: the engine's drafts
 
 The manifest lists the sha256 of every other file; a file too many is as wrong as one too few.
 """
@@ -24,6 +25,7 @@ MANIFEST = "manifest.json"
 ADAPTER = "adapter"
 REPORT = "report.json"
 REPORT_PAGE = "report.html"
+REPLIES = "replies.json"  # optional: a JSON list of texts
 BLOCK = 1 << 20
 
 VersionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]

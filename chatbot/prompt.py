@@ -129,6 +129,18 @@ def encode_prompt(
     return [id_ for piece in pieces for id_ in piece.ids] + reply_header + started
 
 
+def system_tokens(messages: Sequence[ChatMessage], tokenizer: Tokenizer) -> int:
+    """How many ids of :func:`encode_prompt` are the system message's: they come first, and are
+    the same in every conversation that has it. 0 without one.
+
+    Raises:
+        ModelError: as in :func:`encode_prompt`.
+    """
+    if not messages or messages[0]["role"] != "system":
+        return 0
+    return len(_layout(messages[:2], tokenizer)[0][0])
+
+
 def encode_dialogue(
     messages: Sequence[ChatMessage], tokenizer: Tokenizer, max_tokens: int
 ) -> EncodedDialogue:

@@ -61,6 +61,28 @@ def reviewed_dialogues(
         )
 
 
+def approved_replies(database: Database, most: int) -> Iterator[tuple[str, ConversationId, str]]:
+    """(site, conversation, text) of what would be learned from the ``most`` conversations that
+    began last of those reviewed: good replies, corrections and agents' own words.
+
+    Raises:
+        StoreUnavailable
+    """
+    archive = Archive(database)
+    for name in _reviewed(database)[-most:]:
+        loaded = archive.load(ConversationId(name))
+        if loaded is None:
+            continue
+        row, events = loaded
+        reviews = _reviews(database, name)
+        for event, message in placed_messages(events):
+            text = _correction(event, reviews)
+            if text is None and _weight(event, message, reviews):
+                text = message["content"]
+            if text is not None:
+                yield row.site, ConversationId(name), text
+
+
 def excluded_conversations(database: Database) -> int:
     """How many reviewed conversations are kept out of training."""
     with database.session() as session:

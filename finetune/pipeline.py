@@ -23,7 +23,7 @@ from finetune.evaluate import MAX_REPLY_TOKENS, Metrics, Turn, evaluate_model, s
 from finetune.generate import Reply
 from finetune.lora import load_adapter
 from finetune.progress import OnProgress, Progress
-from finetune.publish import adapter_hash, publish, version_id
+from finetune.publish import adapter_hash, common_replies, publish, version_id
 from finetune.report import Judged, build_report
 from finetune.storage import only_one, write_whole
 from finetune.train import RunResult, ShouldStop, train, use_threads
@@ -111,6 +111,7 @@ def _run(
         name,
         result.adapter,
         report,
+        common_replies(result.prepared.train),
         base_model=config.base,
         created_at=created_at,
         dataset_fingerprint=result.prepared.fingerprint,

@@ -8,6 +8,7 @@ import structlog
 
 from chatbot.engine.interface import Engine
 from chatbot.versions import Versions
+from chatbot.worker.lessons import Lessons
 
 log = structlog.get_logger()
 
@@ -18,9 +19,14 @@ class Adapters:
     """The adapters of one engine. Names given to the engine are version ids."""
 
     def __init__(
-        self, engine: Engine, versions: Versions, idle_seconds: float = IDLE_SECONDS
+        self,
+        engine: Engine,
+        versions: Versions,
+        lessons: Lessons,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self._engine = engine
+        self._lessons = lessons
         self._versions = versions
         self._idle_seconds = idle_seconds
         self._loaded: dict[str, str | None] = {}  # version id -> adapter name, None for the base
@@ -52,6 +58,7 @@ class Adapters:
                 directory = await asyncio.to_thread(self._versions.verify, version_id)
                 if directory is not None:
                     await self._engine.load_adapter(version_id, directory)
+                    await self._lessons.version(version_id, directory)
                     log.info("worker.adapter_loaded", version=version_id)
                 self._loaded[version_id] = None if directory is None else version_id
             return self._loaded[version_id]

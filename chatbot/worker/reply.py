@@ -23,10 +23,11 @@ from chatbot.errors import (
     StorageFull,
     StoreUnavailable,
 )
-from chatbot.prompt import encode_prompt
+from chatbot.prompt import encode_prompt, system_tokens
 from chatbot.settings import Settings
 from chatbot.worker.adapters import Adapters
 from chatbot.worker.context import ReplyContext
+from chatbot.worker.lessons import Lessons, draft_scopes
 from chatbot.worker.metrics import WorkerMetrics
 
 log = structlog.get_logger()
@@ -60,6 +61,7 @@ class Tools:
     adapters: Adapters
     context: ReplyContext
     metrics: WorkerMetrics
+    lessons: Lessons
 
 
 class _Buffer:
@@ -210,8 +212,18 @@ class ReplyWriter:
             ids = encode_prompt(messages, tools.engine.tokenizer, room, lease.streamed)
             if done >= budget:
                 return await self._complete(Chunk("", (), "length", Usage(len(ids), 0, 0)), done)
+            scopes: tuple[str, ...] = ()
+            if head.kind == "chat":
+                tools.lessons.agents(head.site, lease.conversation_id, events)
+                scopes = draft_scopes(head.site, self._version)
             request = GenerationRequest(
-                self._request_id, tuple(ids), self._sampling(budget - done), adapter
+                self._request_id,
+                tuple(ids),
+                self._sampling(budget - done),
+                adapter,
+                shared_tokens=system_tokens(messages, tools.engine.tokenizer),
+                owner=lease.conversation_id,
+                draft_scopes=scopes,
             )
             return await self._complete(await self._stream(request), done)
 

@@ -13,6 +13,7 @@ from chatbot.services import Services
 from chatbot.worker.adapters import IDLE_SECONDS, Adapters
 from chatbot.worker.completions import Completions
 from chatbot.worker.context import ReplyContext
+from chatbot.worker.lessons import Lessons
 from chatbot.worker.metrics import WorkerMetrics, serve_metrics
 from chatbot.worker.pace import BACKOFF, sleep_or
 from chatbot.worker.reply import ReplyWriter, Result, Tools
@@ -46,10 +47,17 @@ class Worker:
         self._name = name
         self._drain_seconds = drain_seconds
         self.metrics = WorkerMetrics(registry or CollectorRegistry())
-        self._adapters = Adapters(engine, services.versions, adapter_idle_seconds)
+        self._lessons = Lessons(engine, services.database)
+        self._adapters = Adapters(engine, services.versions, self._lessons, adapter_idle_seconds)
         self._context = ReplyContext(services.versions, services.database, settings.system_prompt)
         self._tools = Tools(
-            services.log, engine, settings, self._adapters, self._context, self.metrics
+            services.log,
+            engine,
+            settings,
+            self._adapters,
+            self._context,
+            self.metrics,
+            self._lessons,
         )
         self._completions = Completions(
             services.redis, engine, settings, self._adapters, self.metrics
@@ -149,6 +157,7 @@ class Worker:
             self._look_at_engine()
             try:
                 await self._adapters.drop_idle(await self._context.live_version())
+                await self._lessons.approved()
             except (StoreUnavailable, NotFound) as error:
                 log.debug("worker.housekeeping", error=str(error))
             await asyncio.sleep(HOUSEKEEPING_SECONDS)

@@ -17,6 +17,7 @@ from chatbot.prompt import (
     encode_dialogue,
     encode_prompt,
     end_of_turn_ids,
+    system_tokens,
 )
 from tests.finetune.models import chatml_tokenizer, plain_tokenizer
 
@@ -274,3 +275,16 @@ def test_end_ids() -> None:
     assert end_of_turn_ids(chatml) == (end, text_end)
     assert end_of_turn_ids(chatml_tokenizer()) == (end,)
     assert end_of_turn_ids(plain_tokenizer()) == (plain_tokenizer().eos_token_id,)
+
+
+@pytest.mark.parametrize("make", [plain_tokenizer, chatml_tokenizer, lambda: templated(LLAMA3)])
+def test_the_system_message_s_tokens_are_the_same_in_every_conversation(make: Any) -> None:
+    tokenizer = make()
+    other: list[ChatMessage] = [CHAT[0], {"role": "user", "content": "Something else"}]
+    count = system_tokens(CHAT, tokenizer)
+    assert count == system_tokens(other, tokenizer) == system_tokens(CHAT[:1], tokenizer)
+    first, second = (encode_prompt(chat, tokenizer, 500)[:count] for chat in (CHAT, other))
+    assert first == second
+    assert "short and precise" in tokenizer.decode(first)
+    assert "parcel" not in tokenizer.decode(first)
+    assert system_tokens(CHAT[1:], tokenizer) == system_tokens([], tokenizer) == 0

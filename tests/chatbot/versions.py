@@ -16,6 +16,7 @@ def make_version(
     base_model: str = "smollm2-135m",
     created_at: int = 1_700_000_000_000,
     live: dict[str, Any] | None = None,
+    replies: list[str] | None = None,
 ) -> Path:
     """Write a version as a training run does; gives its directory."""
     directory = artifacts / "versions" / name
@@ -27,6 +28,8 @@ def make_version(
     report = {"models": {"candidate": metrics, "live": live, "base": base}}
     (directory / "report.json").write_text(json.dumps(report))
     (directory / "report.html").write_text(f"<!doctype html><title>{name}</title>")
+    if replies is not None:
+        (directory / "replies.json").write_text(json.dumps(replies))
     write_manifest(
         directory,
         id=name,

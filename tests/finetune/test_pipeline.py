@@ -18,6 +18,8 @@ from finetune import pipeline
 from finetune.config import TrainConfig
 from finetune.pipeline import Outcome, Subject, live_subject, run_pipeline
 from finetune.progress import Progress
+from finetune.publish import common_replies
+from finetune.transcripts import Dialogue
 from tests.finetune.data import write_dialogues
 from tests.finetune.models import save_llama
 
@@ -74,6 +76,7 @@ def test_a_run_becomes_a_registered_version(setup: Setup, database: Database) ->
     assert versions.register(outcome.directory).state == "candidate"
     assert versions.verify(outcome.version_id) == outcome.directory / "adapter"
     assert not (setup[0].directory / "checkpoints").exists()
+    assert isinstance(json.loads((outcome.directory / "replies.json").read_text()), list)
 
 
 def test_candidate_live_and_base_are_judged_once_each(setup: Setup, database: Database) -> None:
@@ -93,6 +96,18 @@ def test_candidate_live_and_base_are_judged_once_each(setup: Setup, database: Da
     assert judged == {second.version_id}  # live and base were judged in the first run
     assert second.report["models"]["live"] == models["candidate"]
     assert second.report["models"]["base"] == models["base"]
+
+
+def test_common_replies_are_those_of_several_dialogues_the_most_frequent_last() -> None:
+    def dialogue(*texts: str, weight: int = 1) -> Dialogue:
+        replies = [{"role": "assistant", "content": text, "weight": weight} for text in texts]
+        return Dialogue(({"role": "user", "content": "Hi!"}, *replies))  # type: ignore[arg-type]
+
+    dialogues = [dialogue("Hello.", f"Your number is {n}.", "Bye.") for n in range(3)]
+    dialogues.append(dialogue("Hello."))
+    dialogues += [dialogue("Bad.", weight=0)] * 5
+    dialogues.append(dialogue("Twice in one.", "Twice in one.", "Twice in one."))
+    assert common_replies(dialogues) == ["Bye.", "Hello."]
 
 
 def test_a_published_run_is_read_back(setup: Setup) -> None:

@@ -187,18 +187,18 @@ def _draw(scores: torch.Tensor, rows: Items[Row]) -> torch.Tensor:
     limits = column([chooser.params.top_k or scores.shape[1] for chooser in choosers])
     bounds = column([chooser.params.top_p for chooser in choosers])
     tokens = torch.empty(len(choosers), dtype=torch.long, device=scores.device)
-    plain = [row for row, chooser in enumerate(choosers) if not chooser.restricted]
+    plain = [place for place, chooser in enumerate(choosers) if not chooser.restricted]
     if plain:
         tokens[plain] = _inverse(torch.softmax(scores[plain], dim=-1), uniform[plain])
-    rows = [row for row, chooser in enumerate(choosers) if chooser.restricted]
+    left = [place for place, chooser in enumerate(choosers) if chooser.restricted]
     for candidates in (FEW_CANDIDATES, scores.shape[1]):
-        if not rows:
+        if not left:
             break
         picked, certain = _draw_ranked(
-            scores[rows], limits[rows], bounds[rows], uniform[rows], candidates
+            scores[left], limits[left], bounds[left], uniform[left], candidates
         )
-        tokens[rows] = picked
-        rows = [row for row, fits in zip(rows, certain.tolist(), strict=True) if not fits]
+        tokens[left] = picked
+        left = [place for place, fits in zip(left, certain.tolist(), strict=True) if not fits]
     return tokens
 
 

@@ -144,7 +144,7 @@ async def test_a_thousand_requests_with_random_cancels_leave_nothing() -> None:
         policy=EagerDrafts(),
         kv_cache_tokens=1024,
         max_running=16,
-        max_waiting=50,
+        max_waiting=1000,
         max_draft_tokens=4,
     ) as engine:
         limit = asyncio.Semaphore(60)

@@ -38,8 +38,8 @@ async def replies(engine: OpenVinoEngine, params: SamplingParams, tag: str) -> l
 
 
 async def test_replies_are_the_same_with_and_without_drafts(tiny: Path, tmp_path: Path) -> None:
-    """Greedy, drawn with a seed, and penalised; drafts right and wrong; beside chunked prompts,
-    adapters and preemptions. Float32: see the decision record for bfloat16."""
+    """Greedy, drawn with a seed, and penalised; drafts right and wrong; beside chunked prompts and
+    adapters. Float32: see the decision record for bfloat16."""
     adapter = make_adapter(tmp_path, "llama", r=4, seed=1)
     kinds = {"greedy": GREEDY, "drawn": DRAWN, "fined": FINED}
     async with running(tiny, max_draft_tokens=0) as engine:
@@ -53,10 +53,8 @@ async def test_replies_are_the_same_with_and_without_drafts(tiny: Path, tmp_path
                 engine.teach("", tokens if number % 3 else [*tokens[:9], 1, 2, 3, 4], None)
             assert await replies(engine, params, name) == wanted[name], name
         drafted, accepted = drafts(engine)
-        stats = engine.stats()
+        assert engine.stats().blocks_used == 0
     assert 100 < accepted < drafted
-    assert stats.preemptions > 0
-    assert stats.blocks_used == 0
 
 
 async def test_turn_six_prefills_its_new_tokens_and_less_than_a_block(tiny: Path) -> None:

@@ -62,9 +62,9 @@ class Place:
         settings = self.services.settings.model_copy(update=changes)
         return replace(self, services=replace(self.services, settings=settings))
 
-    def version(self, name: str, live: bool = True) -> Path:
+    def version(self, name: str, live: bool = True, replies: list[str] | None = None) -> Path:
         """A tuned version; its directory."""
-        directory = make_version(self.artifacts, name)
+        directory = make_version(self.artifacts, name, replies=replies)
         self.services.versions.register(directory)
         if live:
             self.services.versions.promote(name, "ada", "a test", override=True)
