@@ -27,6 +27,7 @@ from chatbot.errors import (
 from chatbot.prompt import encode_prompt
 from chatbot.settings import Settings
 from chatbot.worker.adapters import Adapters
+from chatbot.worker.lessons import version_scope
 from chatbot.worker.metrics import WorkerMetrics
 from chatbot.worker.pace import BACKOFF, sleep_or
 
@@ -175,7 +176,14 @@ class Completions:
             )
         arguments = {**job.sampling, "stop": tuple(job.sampling.get("stop", ()))}
         sampling = SamplingParams(**arguments)
-        return GenerationRequest(job.request_id, tuple(ids), sampling, adapter, job.salt)
+        return GenerationRequest(
+            job.request_id,
+            tuple(ids),
+            sampling,
+            adapter,
+            job.salt,
+            draft_scopes=(version_scope(job.version),),
+        )
 
     async def _drain(self, seconds: float) -> None:
         if self._running:

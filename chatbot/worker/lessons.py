@@ -26,9 +26,12 @@ APPROVED_CONVERSATIONS = 300  # the latest ones are taught
 APPROVED_SECONDS = 600.0  # between two looks at the record
 
 
-def draft_scopes(site: str, version: str) -> tuple[str, ...]:
-    """What a reply of this site by this version may draft from."""
-    return f"site {site}", f"version {version}"
+def site_scope(site: str) -> str:
+    return f"site {site}"
+
+
+def version_scope(version: str) -> str:
+    return f"version {version}"
 
 
 class Lessons:
@@ -44,14 +47,14 @@ class Lessons:
         path = directory.parent / REPLIES
         texts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
         for text in texts:
-            self._teach(draft_scopes("", name)[1], text, None)
+            self._teach(version_scope(name), text, None)
             await asyncio.sleep(0)  # hundreds of texts: replies go on between them
 
     def agents(self, site: str, conversation: str, events: Iterable[Event]) -> None:
         """The words of agents in a conversation."""
         for event in events:
             if event.type == "message.created" and event.data["role"] == "agent":
-                self._teach(draft_scopes(site, "")[0], str(event.data["text"]), conversation)
+                self._teach(site_scope(site), str(event.data["text"]), conversation)
 
     async def approved(self) -> None:
         """What staff approved, if it is time to look again. Raises StoreUnavailable."""
@@ -63,7 +66,7 @@ class Lessons:
             lambda: list(approved_replies(self._database, APPROVED_CONVERSATIONS))
         )
         for site, conversation, text in found:
-            self._teach(draft_scopes(site, "")[0], text, conversation)
+            self._teach(site_scope(site), text, conversation)
             await asyncio.sleep(0)
         log.debug("worker.lessons", approved=len(found))
 

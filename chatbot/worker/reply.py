@@ -27,7 +27,7 @@ from chatbot.prompt import encode_prompt, system_tokens
 from chatbot.settings import Settings
 from chatbot.worker.adapters import Adapters
 from chatbot.worker.context import ReplyContext
-from chatbot.worker.lessons import Lessons, draft_scopes
+from chatbot.worker.lessons import Lessons, site_scope, version_scope
 from chatbot.worker.metrics import WorkerMetrics
 
 log = structlog.get_logger()
@@ -215,7 +215,7 @@ class ReplyWriter:
             scopes: tuple[str, ...] = ()
             if head.kind == "chat":
                 tools.lessons.agents(head.site, lease.conversation_id, events)
-                scopes = draft_scopes(head.site, self._version)
+                scopes = (site_scope(head.site), version_scope(self._version))
             request = GenerationRequest(
                 self._request_id,
                 tuple(ids),

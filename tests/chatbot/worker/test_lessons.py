@@ -1,7 +1,7 @@
 """What the engine is taught to draft from, and what of a conversation it may share."""
 
 from chatbot.review_data import approved_replies
-from chatbot.worker.lessons import Lessons, draft_scopes
+from chatbot.worker.lessons import Lessons
 from tests.chatbot.conversation.steps import ask, begin
 from tests.chatbot.recorded import agent, record_conversation, reply, review, visitor
 from tests.chatbot.worker.conftest import Place
@@ -71,7 +71,3 @@ async def test_what_staff_approved_is_taught_for_its_site(place: Place) -> None:
     place.engine.taught.clear()
     await lessons.approved()  # not so soon again
     assert not place.engine.taught
-
-
-def test_scopes_of_sites_and_versions_never_meet() -> None:
-    assert set(draft_scopes("x", "y")).isdisjoint(draft_scopes("y", "x"))
