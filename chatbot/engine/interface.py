@@ -1,6 +1,6 @@
 """The engine's one seam: what a worker may ask of any runtime.
 
-A runtime (``torch``, later ``openvino`` and ``remote``) turns prompt token ids into a stream of
+A runtime (``torch``, ``openvino`` or ``remote``) turns prompt token ids into a stream of
 text. It knows requests, adapters and caches; it knows nothing of conversations.
 """
 
@@ -116,6 +116,7 @@ class EngineStats:
     evictions: int
     last_step_seconds: float
     adapters: tuple[str, ...]
+    healthy: bool = True  # False: what the runtime needs is away, e.g. the model server
 
 
 class Engine(Protocol):
