@@ -144,7 +144,7 @@ def setting_rows(settings: Settings, given: set[str]) -> list[dict[str, str]]:
         value = getattr(settings, name)
         if isinstance(value, SecretStr):
             value = "********" if value.get_secret_value() else ""
-        elif name in ("redis_url", "database_url"):
+        elif name in ("redis_url", "database_url", "remote_url"):
             value = _masked_url(value)
         source = (
             "option"

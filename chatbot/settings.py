@@ -71,9 +71,9 @@ class Settings(BaseSettings):
         "smollm2-135m",
         description="Base model: smollm2-135m, a Hugging Face id, or a local directory.",
     )
-    engine: Literal["auto", "torch", "openvino"] = Field(
+    engine: Literal["auto", "torch", "openvino", "remote"] = Field(
         "auto",
-        description="Runtime that writes replies: torch, openvino (CPU, int8), or auto.",
+        description="Runtime that writes replies: torch, openvino (CPU, int8), remote, or auto.",
     )
     device: str = Field("auto", description="torch device: auto, cpu, cuda, cuda:0 ...")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
@@ -110,6 +110,35 @@ class Settings(BaseSettings):
     system_prompt: str = Field(
         "You are a friendly customer service assistant. Be short and precise.",
         description="System message of sites that have none of their own.",
+    )
+    # -- the remote runtime
+    remote_url: str = Field(
+        "",
+        description="Model server (vLLM, llama-server, transformers serve, or OpenAI-compatible), "
+        "e.g. http://host:8000. Set: engine=auto takes it.",
+    )
+    remote_key: SecretStr = Field(SecretStr(""), description="The model server's API key.")
+    remote_model: str = Field(
+        "", description="The base model's name on the model server. Empty: the only one it has."
+    )
+    remote_server: Literal["auto", "vllm", "llamacpp", "transformers", "openai"] = Field(
+        "auto", description="Kind of model server. auto: asked for at start."
+    )
+    remote_data_dir: str = Field(
+        "",
+        description="Where the model server sees data_dir, to load adapters. Empty: the same path.",
+    )
+    remote_connect_seconds: float = Field(
+        5.0, gt=0, description="Longest wait for a connection to the model server."
+    )
+    remote_first_token_seconds: float = Field(
+        60.0, gt=0, description="Longest wait for a reply's first token from the model server."
+    )
+    remote_idle_seconds: float = Field(
+        20.0, gt=0, description="Longest wait for a reply's next token from the model server."
+    )
+    remote_retries: int = Field(
+        2, ge=0, description="Further calls for a reply whose call to the model server broke off."
     )
     lease_seconds: float = Field(
         10.0, gt=0, description="A reply whose worker is silent this long is taken over."

@@ -30,6 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _group(item: pytest.Item) -> str:
     if {"redis_url", "database_url"} & set(getattr(item, "fixturenames", ())):
         return "stores"
+    if {"runtime", "served"} & set(getattr(item, "fixturenames", ())):
+        return "runtimes"  # they share a model server
     return "loop" if item.get_closest_marker("loop") else str(item.path.relative_to(ROOT))
 
 

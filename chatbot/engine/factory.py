@@ -30,7 +30,17 @@ def _openvino(settings: Settings) -> Engine:
     return OpenVinoEngine(settings)
 
 
-FACTORIES: dict[str, Callable[[Settings], Engine]] = {"torch": _torch, "openvino": _openvino}
+def _remote(settings: Settings) -> Engine:
+    from chatbot.engine.remote.engine import RemoteEngine
+
+    return RemoteEngine(settings)
+
+
+FACTORIES: dict[str, Callable[[Settings], Engine]] = {
+    "torch": _torch,
+    "openvino": _openvino,
+    "remote": _remote,
+}
 
 
 def _openvino_installed() -> bool:
@@ -39,6 +49,9 @@ def _openvino_installed() -> bool:
 
 def _choose(settings: Settings) -> tuple[str, str]:
     """(runtime, why) for ``auto``."""
+    if settings.remote_url:
+        return "remote", "FRONTDESK_REMOTE_URL is set"
+
     import torch
 
     if settings.device not in ("auto", "cpu"):

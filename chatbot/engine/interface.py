@@ -1,6 +1,6 @@
 """The engine's one seam: what a worker may ask of any runtime.
 
-A runtime (``torch``, ``openvino``) turns prompt token ids into a stream of
+A runtime (``torch``, ``openvino`` or ``remote``) turns prompt token ids into a stream of
 text. It knows requests, adapters and caches; it knows nothing of conversations.
 """
 
@@ -132,6 +132,7 @@ class EngineStats:
     last_step_seconds: float
     adapters: tuple[str, ...]
     drafts: tuple[DraftCount, ...] = ()  # by source; empty where the runtime does not draft
+    healthy: bool = True  # False: what the runtime needs is away, e.g. the model server
 
 
 class Engine(Protocol):

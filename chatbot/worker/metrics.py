@@ -92,6 +92,7 @@ class WorkerMetrics(Collector):
             "frontdesk_engine_waiting": ("Requests before the batch.", stats.waiting),
             "frontdesk_engine_adapters": ("Adapters loaded.", len(stats.adapters)),
             "frontdesk_engine_step_seconds": ("The last step.", stats.last_step_seconds),
+            "frontdesk_engine_healthy": ("0: what it needs is away.", int(stats.healthy)),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value=value)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from chatbot.engine.torch.adapters import LoraAdapter, load_adapter, merge_adapter
 from chatbot.engine.torch.families import build_decoder
 from chatbot.engine.torch.models import Decoder
-from chatbot.errors import AdapterInvalid, RequestRefused
+from chatbot.errors import AdapterInvalid
 from tests.chatbot.engine.helpers import (
     EagerDrafts,
     collect,
@@ -198,25 +198,6 @@ async def test_adapters_and_salts_never_share_blocks(tmp_path: Path) -> None:
         chunks = await collect(engine, request(long, "v1", max_tokens=2))
         assert chunks[-1].usage is not None
         assert chunks[-1].usage.cached_tokens == 0
-
-
-async def test_dropping_waits_for_the_last_running_reply(tmp_path: Path) -> None:
-    directory = make_adapter(tmp_path)
-    wanted = peft_tokens(directory, count=120)
-    async with running(tiny_model()) as engine:
-        await engine.load_adapter("v1", directory)
-        stream = engine.submit(request(PROMPT, adapter="v1", max_tokens=120, ignore_eos=True))
-        first = await anext(stream)
-        drop = asyncio.create_task(engine.drop_adapter("v1"))
-        await asyncio.sleep(0)
-        assert engine.stats().adapters == ()
-        with pytest.raises(RequestRefused, match="'v1' is not loaded"):
-            engine.submit(request(PROMPT, adapter="v1"))
-        assert not drop.done()
-        rest = [token async for chunk in stream for token in chunk.token_ids]
-        assert [*first.token_ids, *rest] == wanted
-        await drop
-        await engine.drop_adapter("v1")  # unknown by now: nothing to do
 
 
 async def test_loading_beside_running_replies_leaves_them_alone(tmp_path: Path) -> None:

@@ -1,10 +1,9 @@
-"""The engine as a worker sees it: streams, ends, cancels, failures, and closing."""
+"""The torch engine: its cache, failures in a step, and closing. What every runtime does is in
+``tests/chatbot/engine_contract``."""
 
 import asyncio
-import gc
 import threading
 from collections.abc import Callable
-from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -16,10 +15,9 @@ from chatbot.engine.torch.models import Decoder
 from chatbot.engine.torch.runner import TorchRunner
 from chatbot.engine.torch.sampling import Choice
 from chatbot.engine.torch.scheduler import Step
-from chatbot.errors import BaseModelUnavailable, EngineBusy, ModelError, Overloaded, RequestRefused
+from chatbot.errors import BaseModelUnavailable, ModelError, Overloaded, RequestRefused
 from tests.chatbot.engine.helpers import (
     END,
-    VOCABULARY,
     ScriptedRunner,
     collect,
     generate,
@@ -59,38 +57,6 @@ async def test_a_stream_ends_with_reason_usage_and_confidence() -> None:
     assert all(chunk.usage is None and chunk.confidence is None for chunk in chunks[:-1])
 
 
-async def test_max_tokens_ends_with_length() -> None:
-    async with running(tiny_model(), runner=ScriptedRunner({1: script("Hello")})) as engine:
-        chunks = await collect(engine, request([1], max_tokens=2))
-    assert [chunk.text for chunk in chunks] == ["H", "e"]
-    assert chunks[-1].finish_reason == "length"
-
-
-async def test_a_reply_never_grows_beyond_the_context() -> None:
-    async with running(tiny_model(), max_context_tokens=128) as engine:
-        assert engine.max_context == 128
-        chunks = await collect(engine, request([1] * 120, max_tokens=50, ignore_eos=True))
-        assert chunks[-1].finish_reason == "length"
-        assert sum(len(chunk.token_ids) for chunk in chunks) == 8
-
-
-async def test_ignore_eos_goes_on() -> None:
-    runner = ScriptedRunner({1: [END, *b"more", END]})
-    async with running(tiny_model(), runner=runner) as engine:
-        assert await text_of(engine, request([1], max_tokens=5, ignore_eos=True)) == "more"
-        assert await text_of(engine, request([1], max_tokens=5)) == ""
-
-
-@pytest.mark.parametrize("stop", ["\nUser:", "ser", "👍"])
-async def test_stop_strings_over_tokens(stop: str) -> None:
-    text = "Sure.\nUser: 👍 thanks"
-    async with running(tiny_model(), runner=ScriptedRunner({1: script(text)})) as engine:
-        chunks = await collect(engine, request([1], stop=(stop, "never")))
-        assert "".join(chunk.text for chunk in chunks) == text.split(stop)[0]
-        assert chunks[-1].finish_reason == "end"
-        assert engine.stats().blocks_used == 0
-
-
 async def test_a_stop_string_at_the_very_end_is_not_delivered_and_its_start_is() -> None:
     runner = ScriptedRunner({1: script("yes STOP"), 2: script("yes STO")})
     async with running(tiny_model(), runner=runner) as engine:
@@ -99,29 +65,7 @@ async def test_a_stop_string_at_the_very_end_is_not_delivered_and_its_start_is()
         assert await text_of(engine, request([1], stop=("STOP",), max_tokens=8)) == "yes "
 
 
-async def test_characters_are_never_cut() -> None:
-    text = "Naïve 👩‍👩‍👧 日本"
-    async with running(tiny_model(), runner=ScriptedRunner({1: script(text)})) as engine:
-        chunks = await collect(engine, request([1]))
-    assert "".join(chunk.text for chunk in chunks) == text
-    assert not any("\ufffd" in chunk.text for chunk in chunks)
-
-
 # -- sampling in the whole engine
-
-
-async def test_the_same_seed_gives_the_same_reply_whatever_else_runs() -> None:
-    params = {"temperature": 1.0, "top_p": 0.95, "seed": 42, "max_tokens": 30, "ignore_eos": True}
-    async with running(tiny_model(), prefill_chunk_tokens=16) as engine:
-        alone = await tokens_of(engine, request(PROMPT, **params))
-        others = [
-            request([*PROMPT, i], temperature=1.5, seed=i, max_tokens=10 + i, ignore_eos=True)
-            for i in range(6)
-        ]
-        crowd = [asyncio.create_task(tokens_of(engine, other)) for other in others]
-        assert await tokens_of(engine, request(PROMPT, **params)) == alone
-        await asyncio.gather(*crowd)
-        assert await tokens_of(engine, request(PROMPT, **(params | {"seed": 43}))) != alone
 
 
 async def test_without_a_seed_replies_differ() -> None:
@@ -153,54 +97,7 @@ async def test_the_second_turn_s_cached_tokens_cover_the_first_turn() -> None:
         assert history[-21:] == generate(model, history[:-21], 21)
 
 
-# -- cancelling
-
-
-async def test_cancel_ends_with_stopped_and_frees_blocks() -> None:
-    async with running(tiny_model()) as engine:
-        asked = request(PROMPT, max_tokens=400, ignore_eos=True)
-        stream = engine.submit(asked)
-        await anext(stream)
-        assert engine.stats().blocks_used > 0
-        await engine.cancel(asked.request_id)
-        chunks = [chunk async for chunk in stream]
-        assert chunks[-1].finish_reason == "stopped"
-        assert chunks[-1].usage is not None
-        assert chunks[-1].usage.completion_tokens < 400
-        assert engine.stats().blocks_used == 0
-        await engine.cancel(asked.request_id)  # has ended: ignored
-
-
-async def test_cancel_before_the_first_token() -> None:
-    async with running(tiny_model(), max_running=1) as engine:
-        first = engine.submit(request(PROMPT, max_tokens=400, ignore_eos=True))
-        waiting = request(PROMPT, max_tokens=5)
-        stream = engine.submit(waiting)
-        await engine.cancel(waiting.request_id)
-        (chunk,) = [chunk async for chunk in stream]
-        assert (chunk.text, chunk.finish_reason, chunk.confidence) == ("", "stopped", None)
-        await first.aclose()
-
-
-async def test_closing_the_stream_cancels() -> None:
-    async with running(tiny_model()) as engine:
-        asked = request(PROMPT, max_tokens=400, ignore_eos=True)
-        async with aclosing(engine.submit(asked)) as stream:
-            await anext(stream)
-        with pytest.raises(StopAsyncIteration):
-            await anext(stream)
-        await until(lambda: engine.stats().running == 0)
-        assert engine.stats().blocks_used == 0
-        assert engine.stats().generated_tokens < 400
-
-
-async def test_a_stream_that_is_dropped_is_cancelled() -> None:
-    async with running(tiny_model()) as engine:
-        async for _ in engine.submit(request(PROMPT, max_tokens=400, ignore_eos=True)):
-            break
-        gc.collect()
-        await until(lambda: engine.stats().running == 0)
-        assert engine.stats().generated_tokens < 400
+# -- slow readers
 
 
 async def test_a_reader_who_never_reads_costs_a_bounded_amount() -> None:
@@ -209,45 +106,6 @@ async def test_a_reader_who_never_reads_costs_a_bounded_amount() -> None:
         await until(lambda: engine.stats().running == 0)
         assert stream._reply.queue.maxsize == 51
         assert sum([len(chunk.token_ids) async for chunk in stream]) == 50
-
-
-# -- refusals
-
-
-async def test_a_full_engine_refuses_before_the_first_chunk() -> None:
-    async with running(tiny_model(), max_running=1, max_waiting=1) as engine:
-        streams = [engine.submit(request([i], max_tokens=400, ignore_eos=True)) for i in (1, 2)]
-        with pytest.raises(EngineBusy) as refused:
-            engine.submit(request([3]))
-        assert 0.1 <= refused.value.retry_after <= 60
-        for stream in streams:
-            await stream.aclose()
-        await until(lambda: engine.stats().running + engine.stats().waiting == 0)
-        assert len(await tokens_of(engine, request([3], max_tokens=4, ignore_eos=True))) == 4
-
-
-@pytest.mark.parametrize(
-    ("prompt", "reason"),
-    [
-        ([], "empty"),
-        ([1] * 512, "512 tokens and leaves no room"),
-        ([VOCABULARY], "outside 0..259"),
-        ([-1], "outside 0..259"),
-    ],
-)
-async def test_prompts_that_cannot_be_answered_are_refused(prompt: list[int], reason: str) -> None:
-    async with running(tiny_model()) as engine:
-        with pytest.raises(RequestRefused, match=reason):
-            engine.submit(request(prompt))
-
-
-async def test_an_id_that_is_being_answered_is_refused() -> None:
-    async with running(tiny_model()) as engine:
-        asked = request(PROMPT, max_tokens=300, ignore_eos=True)
-        stream = engine.submit(asked)
-        with pytest.raises(RequestRefused, match="is being answered already"):
-            engine.submit(asked)
-        await stream.aclose()
 
 
 # -- failures

@@ -1,5 +1,7 @@
 """Which runtime is made, and with which device and number type."""
 
+from typing import Any
+
 import pytest
 import torch
 from structlog.testing import capture_logs
@@ -24,9 +26,27 @@ async def test_auto_logs_what_it_took_and_why() -> None:
     assert lines[0]["reason"]
 
 
+async def test_auto_takes_a_model_server_when_there_is_an_address(monkeypatch: Any) -> None:
+    made = []
+    for name in FACTORIES:
+        monkeypatch.setitem(FACTORIES, name, lambda _, name=name: made.append(name))
+    with capture_logs() as lines:
+        create_engine(Settings(remote_url="http://127.0.0.1:8000"))
+        create_engine(Settings(remote_url="http://127.0.0.1:8000", engine="torch"))
+    assert made == ["remote", "torch"]
+    assert lines[0]["reason"] == "FRONTDESK_REMOTE_URL is set"
+
+
+def test_remote_needs_an_address() -> None:
+    with pytest.raises(SettingsError, match="set FRONTDESK_REMOTE_URL"):
+        create_engine(Settings(engine="remote"))
+
+
 def test_an_unknown_runtime_is_refused() -> None:
     settings = Settings().model_copy(update={"engine": "steam"})
-    with pytest.raises(SettingsError, match=r"steam: no such runtime; there are auto, torch"):
+    with pytest.raises(
+        SettingsError, match=r"steam: no such runtime; there are auto, torch, openvino, remote"
+    ):
         create_engine(settings)
 
 
