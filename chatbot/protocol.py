@@ -57,6 +57,8 @@ class _Frame(BaseModel):
 
 
 Id = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+$")]
+FactName = Annotated[str, Field(min_length=1, max_length=64)]
+FactValue = Annotated[str, Field(max_length=500)]
 
 # -- client -> server, visitor
 
@@ -104,6 +106,38 @@ class RatingGive(_Frame):
     type: Literal["rating.give"]
     score: int = Field(ge=1, le=5)
     comment: str = Field("", max_length=2000)
+
+
+class VisitorDescribe(_Frame):
+    """What the page around the chat says of the visitor (never a proof): staff see it, the model
+    does not. Answered with ``message.accepted``."""
+
+    type: Literal["visitor.describe"]
+    client_message_id: Id
+    facts: dict[FactName, FactValue] = Field(max_length=30)
+
+
+class ContactLeave(_Frame):
+    """The form of the hours in which nobody answers: the message goes to people, not to the bot,
+    with an address to answer to. Answered with ``message.accepted``."""
+
+    type: Literal["contact.leave"]
+    client_message_id: Id
+    name: str = Field("", max_length=100)
+    email: str = Field(max_length=254, pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$")
+    text: str
+
+
+class PeopleAsk(_Frame):
+    """Do people answer now, and when? Answered with ``people.state``."""
+
+    type: Literal["people.ask"]
+
+
+class ConversationEnd(_Frame):
+    """The visitor is done."""
+
+    type: Literal["conversation.end"]
 
 
 # -- client -> server, desk
@@ -167,7 +201,17 @@ class NoteAdd(_Frame):
 
 
 VisitorFrame = Annotated[
-    Hello | MessageSend | ReplyStop | Typing | Ping | HandoffRequest | RatingGive,
+    Hello
+    | MessageSend
+    | ReplyStop
+    | Typing
+    | Ping
+    | HandoffRequest
+    | RatingGive
+    | VisitorDescribe
+    | ContactLeave
+    | PeopleAsk
+    | ConversationEnd,
     Field(discriminator="type"),
 ]
 DeskFrame = Annotated[
@@ -303,6 +347,20 @@ def reply_started(reply_id: str, version: str) -> dict[str, Any]:
 def reply_delta(reply_id: str, from_char: int, text: str) -> dict[str, Any]:
     """``from_char``: position of ``text`` in the reply, in Unicode code points."""
     return {"type": "reply.delta", "reply_id": reply_id, "from_char": from_char, "text": text}
+
+
+def people_state(
+    is_open: bool, opens_at: int | None, place: int, expected_wait: int | None
+) -> dict[str, Any]:
+    """``opens_at``: Unix ms. ``place`` in the line, 1 is next. ``expected_wait``: seconds from
+    when the wait begins or began; null when too little is known."""
+    return {
+        "type": "people.state",
+        "open": is_open,
+        "opens_at": opens_at,
+        "place": place,
+        "expected_wait": expected_wait,
+    }
 
 
 def pong() -> dict[str, Any]:

@@ -224,12 +224,26 @@ class Versions(Answer):
     items: list[Version]
 
 
+class SiteWidget(Answer):
+    """How the chat of a site behaves; ``hours`` by day (mon ... sun), e.g. ``["09:00-17:30"]``."""
+
+    quick_replies: list[str] = []
+    timezone: str = "UTC"
+    hours: dict[str, list[str]] = {}
+    holidays: list[str] = []
+    link_hosts: list[str] = []
+    consent: bool = False
+    privacy_url: str = ""
+    offline_form: bool = True
+
+
 class Site(Answer):
     name: str
     origins: list[str]
     title: str
     welcome: str
     system_prompt: str
+    widget: SiteWidget = SiteWidget()
 
 
 class Sites(Answer):

@@ -12,6 +12,7 @@ ReplyId = NewType("ReplyId", str)
 VisitorId = NewType("VisitorId", str)
 
 Status = Literal["bot", "waiting", "human", "closed"]
+FactSource = Literal["page", "form", "identity"]
 ReplyEnd = Literal["end", "length", "stopped", "handoff"]
 
 EventType = Literal[
@@ -23,8 +24,11 @@ EventType = Literal[
     "status.changed",  # {status, previous, reason, actor, agent (who holds it now, or "")}
     "rating.given",  # {score 1..5, comment}
     "note.created",  # {text, author, client_message_id}; staff only
+    # {facts: {name: value}, source: page|form|identity, client_message_id}; staff only. Only
+    # ``identity`` is vouched for: the others are what a browser says
+    "visitor.described",
 ]
-STAFF_ONLY: frozenset[str] = frozenset({"note.created"})
+STAFF_ONLY: frozenset[str] = frozenset({"note.created", "visitor.described"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 memory against the same contract suite. Every method may raise StoreUnavailable or StorageFull.
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -10,6 +10,7 @@ from chatbot.conversation.events import (
     Accepted,
     ConversationId,
     Event,
+    FactSource,
     Head,
     Lease,
     LiveReply,
@@ -98,6 +99,17 @@ class ConversationLog(Protocol):
     async def give_rating(
         self, conversation_id: ConversationId, *, score: int, comment: str
     ) -> int: ...
+
+    async def describe_visitor(
+        self,
+        conversation_id: ConversationId,
+        *,
+        facts: Mapping[str, str],
+        source: FactSource,
+        client_message_id: str,
+    ) -> Accepted:
+        """Append what is known of the visitor, for staff, once per ``client_message_id``."""
+        ...
 
     async def change_status(
         self,

@@ -16,6 +16,7 @@ from chatbot.conversation.events import (
     Accepted,
     ConversationId,
     Event,
+    FactSource,
     Head,
     Lease,
     LiveReply,
@@ -228,6 +229,19 @@ class RedisLog(Upkeep):
             conversation_id, "rating.given", "rating", data, _random(), ""
         )
         return accepted.offset
+
+    async def describe_visitor(
+        self,
+        conversation_id: ConversationId,
+        *,
+        facts: Mapping[str, str],
+        source: FactSource,
+        client_message_id: str,
+    ) -> Accepted:
+        data = {"facts": facts, "source": source, "client_message_id": client_message_id}
+        return await self._append(
+            conversation_id, "visitor.described", "facts", data, client_message_id, ""
+        )
 
     async def _append(
         self,

@@ -133,12 +133,15 @@ def _erased() -> Erased:
     return Erased("this conversation was erased: begin a new one")
 
 
+_ROLES = {"note.created": "note", "visitor.described": "facts"}
+
+
 def _idempotency(events: list[Event]) -> list[str]:
     pairs: list[str] = []
     for event in events:
         client_id = event.data.get("client_message_id")
         if client_id:
-            role = "note" if event.type == "note.created" else str(event.data["role"])
+            role = _ROLES.get(event.type) or str(event.data["role"])
             field = keys.ID_FIELD.format(role=role, client_id=client_id)
             pairs += [field, str(event.offset)]
     return pairs

@@ -143,6 +143,8 @@ class Site(Base):
     welcome: Mapped[str] = mapped_column(Text, default="")
     system_prompt: Mapped[str] = mapped_column(Text, default="")
     identity_secret: Mapped[str] = mapped_column(String(128), default="")
+    # chatbot/server/site_settings.py WidgetSettings
+    widget: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict, server_default="{}")
     created_at: Mapped[int] = mapped_column(BigInteger)
     # retention; NULL: the installation's setting of that name, 0: never (chatbot/rights/rules.py)
     idle_close_hours: Mapped[int | None] = mapped_column(Integer)

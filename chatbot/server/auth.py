@@ -15,8 +15,8 @@ import hmac
 import ipaddress
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, cast
 
 import jwt
@@ -34,16 +34,20 @@ SHORTEST_KEY = 32  # bytes; RFC 7518 section 3.2: as long as the hash
 LEEWAY_SECONDS = 10  # clocks of a site's back end and ours
 KNOWN_HOURS = 12.0  # a known customer has to be vouched for again after that
 API_USER = "api"
+MOST_FACTS = 5  # they travel in each token
+_REGISTERED = frozenset({"iss", "sub", "aud", "exp", "nbf", "iat", "jti"})
 
 
 @dataclass(frozen=True, slots=True)
 class VisitorClaims:
-    """A visitor's token. ``known``: the site vouched for the visitor. Unix seconds."""
+    """A visitor's token. ``known``: the site vouched for the visitor, and for ``facts`` (a name,
+    an address ...). Unix seconds."""
 
     site: str
     visitor: str
     known: bool
     expires_at: float
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +75,27 @@ class TokenSigner:
         self._key = secret_key
 
     def issue_visitor(
-        self, site: str, visitor: str, hours: float, *, known: bool = False
+        self,
+        site: str,
+        visitor: str,
+        hours: float,
+        *,
+        known: bool = False,
+        facts: Mapping[str, str] | None = None,
     ) -> tuple[str, float]:
         """(token, when it expires in Unix seconds)."""
-        claims = {"sub": visitor, "site": site, "known": known}
+        claims = {"sub": visitor, "site": site, "known": known, "facts": facts or {}}
         return self._issue("visitor", claims, min(hours, KNOWN_HOURS) if known else hours)
 
     def read_visitor(self, token: str) -> VisitorClaims:
         """Raises NotAuthenticated: not one of ours, expired, or not a visitor's."""
         claims = self._read("visitor", token, ["site"])
         return VisitorClaims(
-            str(claims["site"]), claims["sub"], bool(claims.get("known")), float(claims["exp"])
+            str(claims["site"]),
+            claims["sub"],
+            bool(claims.get("known")),
+            float(claims["exp"]),
+            dict(claims.get("facts") or {}),
         )
 
     def issue_staff(self, username: str, hours: float) -> tuple[str, float]:
@@ -131,8 +145,8 @@ def new_visitor() -> str:
     return f"v-{secrets.token_hex(16)}"
 
 
-def read_identity(site: Site, identity: str) -> str:
-    """The ``sub`` of a customer that the site vouches for.
+def read_identity(site: Site, identity: str) -> tuple[str, dict[str, str]]:
+    """The ``sub`` of a customer that the site vouches for, and what else the site says of them.
 
     Raises:
         NotAuthenticated: the site has no identity secret, or the JWT is blank, wrong, expired,
@@ -153,7 +167,18 @@ def read_identity(site: Site, identity: str) -> str:
     subject = claims["sub"]
     if not isinstance(subject, str) or not subject.strip() or len(subject) > 256:
         raise NotAuthenticated("the identity's sub must be a string of 1 to 256 characters")
-    return subject
+    return subject, _facts(claims)
+
+
+def _facts(claims: Mapping[str, Any]) -> dict[str, str]:
+    """Claims that staff may want to see: plain values that RFC 7519 section 4.1 has no use for."""
+    plain = [
+        (name, str(value))
+        for name, value in claims.items()
+        if name not in _REGISTERED and isinstance(value, str | int | float)
+    ]
+    short = [(name, value) for name, value in plain if len(name) <= 64 and len(value) <= 300]
+    return dict(short[:MOST_FACTS])
 
 
 # -- origins

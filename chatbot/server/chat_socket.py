@@ -8,6 +8,7 @@ a reconnecting client loses nothing, and closing the socket never cancels a repl
 import asyncio
 import hashlib
 import hmac
+import json
 import secrets
 from typing import assert_never
 
@@ -108,10 +109,12 @@ class _Chat:
         self._room = peer.room
         self._log = peer.room.services.log
         self._visitor = claims.visitor
+        self._site = claims.site
         self._subject = f"{claims.site}:{claims.visitor}"
         self._id = conversation_id
         self._watcher = watcher
         self._follower: Follower
+        self._facts = claims.facts  # that the site vouches for
         self._typed_at = float("-inf")
 
     async def greet(self, hello: protocol.Hello) -> None:
@@ -162,9 +165,10 @@ class _Chat:
         a frame that breaks the protocol ends it."""
         while True:
             frame = protocol.parse_visitor_frame(await self._peer.receive(), SocketState.OPEN)
-            about = {}
-            if isinstance(frame, protocol.MessageSend):
-                about = {"client_message_id": frame.client_message_id}
+            kept = protocol.MessageSend | protocol.VisitorDescribe | protocol.ContactLeave
+            about = (
+                {"client_message_id": frame.client_message_id} if isinstance(frame, kept) else {}
+            )
             try:
                 await self._take(frame)
             except (ProtocolViolation, LogReset, Erased):
@@ -192,6 +196,19 @@ class _Chat:
             case protocol.RatingGive():
                 await self._room.message_rate.take(self._subject, "messages")
                 await self._log.give_rating(self._id, score=frame.score, comment=frame.comment)
+            case protocol.VisitorDescribe():
+                await self._describe(frame)
+            case protocol.ContactLeave():
+                await self._leave_contact(frame)
+            case protocol.PeopleAsk():
+                people = await self._room.people.ask(self._site, self._id)
+                await self._peer.send(
+                    protocol.people_state(
+                        people.open, people.opens_at, people.place, people.expected_wait
+                    )
+                )
+            case protocol.ConversationEnd():
+                await self._end()
             case protocol.Hello():
                 raise ProtocolViolation("hello was already received on this socket")
             case _:
@@ -209,9 +226,58 @@ class _Chat:
         )
         if not accepted.duplicate:
             self._room.metrics.message("visitor")
+        await self._vouch()
         await self._peer.send(
             protocol.message_accepted(frame.client_message_id, accepted.offset, accepted.duplicate)
         )
+
+    async def _vouch(self) -> None:
+        """Put what the site's own back end says of its customer into the log, once."""
+        if not self._facts:
+            return
+        digest = hashlib.sha256(json.dumps(dict(self._facts), sort_keys=True).encode()).hexdigest()
+        await self._log.describe_visitor(
+            self._id,
+            facts=self._facts,
+            source="identity",
+            client_message_id=f"identity-{digest[:32]}",
+        )
+        self._facts = {}
+
+    async def _describe(self, frame: protocol.VisitorDescribe) -> None:
+        await self._room.message_rate.take(self._subject, "messages")
+        accepted = await self._log.describe_visitor(
+            self._id, facts=frame.facts, source="page", client_message_id=frame.client_message_id
+        )
+        await self._peer.send(
+            protocol.message_accepted(frame.client_message_id, accepted.offset, accepted.duplicate)
+        )
+
+    async def _leave_contact(self, frame: protocol.ContactLeave) -> None:
+        """First to people, then the message: so the bot is not asked to answer it. Each step may
+        be done again, when the frame is sent again after a cut."""
+        protocol.check_text(frame.text, self._room.services.settings.max_message_chars)
+        await self._request_handoff("the visitor left an address")
+        facts = {"name": frame.name.strip(), "email": frame.email}
+        await self._log.describe_visitor(
+            self._id,
+            facts={name: value for name, value in facts.items() if value},
+            source="form",
+            client_message_id=frame.client_message_id,
+        )
+        await self._send_message(
+            protocol.MessageSend(
+                type="message.send", client_message_id=frame.client_message_id, text=frame.text
+            )
+        )
+
+    async def _end(self) -> None:
+        """Over, as the visitor says; saying it twice is saying it once."""
+        head = await self._log.head(self._id)
+        if head is not None and head.offset > 0:
+            await self._log.change_status(
+                self._id, "closed", reason="the visitor ended it", actor="visitor"
+            )
 
     async def _typing(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -219,14 +285,14 @@ class _Chat:
             self._typed_at = now
             await self._room.hub.typing(self._id)
 
-    async def _request_handoff(self) -> None:
+    async def _request_handoff(self, reason: str = "the visitor asked for a person") -> None:
         """Ask for people; asking twice is asking once."""
         head = await self._log.head(self._id)
         if head is not None and head.status in ("waiting", "human"):
             return
-        await self._log.change_status(
-            self._id, "waiting", reason="the visitor asked for a person", actor="visitor"
-        )
+        if head is not None and head.status == "closed":  # it has to be the bot's before
+            await self._log.change_status(self._id, "bot", reason=reason, actor="visitor")
+        await self._log.change_status(self._id, "waiting", reason=reason, actor="visitor")
 
 
 def _gone() -> LogReset:

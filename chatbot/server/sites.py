@@ -33,6 +33,7 @@ def ensure_demo_site(database: Database) -> None:
                     welcome="",
                     system_prompt="",
                     identity_secret="",
+                    widget={},
                     created_at=now_ms(),
                 )
             )

@@ -1,12 +1,14 @@
 """``POST /v1/visitors``: who a browser is, before it opens a socket."""
 
 import time
+from collections.abc import Mapping
 
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
 from chatbot.errors import NotAuthenticated
+from chatbot.record.tables import Site
 from chatbot.server.auth import (
     TokenSigner,
     VisitorClaims,
@@ -15,6 +17,7 @@ from chatbot.server.auth import (
     read_identity,
     signer_of,
 )
+from chatbot.server.site_settings import WidgetSettings, opening
 from chatbot.server.state import Room
 
 router = APIRouter(tags=["visitors"])
@@ -31,8 +34,19 @@ class VisitorRequest(BaseModel):
 
 
 class SiteInfo(BaseModel):
+    """What the chat needs to know of its site. ``open``, ``opens_at`` (Unix ms): as people answer
+    now."""
+
     title: str
     welcome: str
+    quick_replies: list[str]
+    link_hosts: list[str]
+    consent: bool
+    privacy_url: str
+    offline_form: bool
+    max_chars: int
+    open: bool
+    opens_at: int | None
 
 
 class VisitorAnswer(BaseModel):
@@ -67,19 +81,36 @@ def _answer(room: Room, request: Request, address: str, body: VisitorRequest) ->
     signer = signer_of(services)
     hours = services.settings.visitor_token_hours
     visitor, known = new_visitor(), False
+    facts: Mapping[str, str] = {}
     if body.identity is not None:
-        visitor, known = signer.visitor_id(site.name, read_identity(site, body.identity)), True
+        subject, facts = read_identity(site, body.identity)
+        visitor, known = signer.visitor_id(site.name, subject), True
     elif body.visitor_token is not None:
         claims = _earlier(signer, site.name, body.visitor_token)
-        visitor, known = claims.visitor, claims.known
+        visitor, known, facts = claims.visitor, claims.known, claims.facts
         if known:  # only the site itself can vouch for longer
             hours = (claims.expires_at - time.time()) / 3600
-    token, expires_at = signer.issue_visitor(site.name, visitor, hours, known=known)
+    token, expires_at = signer.issue_visitor(site.name, visitor, hours, known=known, facts=facts)
     return VisitorAnswer(
         token=token,
         expires_at=int(expires_at * 1000),
         visitor_id=visitor,
-        site=SiteInfo(title=site.title, welcome=site.welcome),
+        site=_site_info(site, services.settings.max_message_chars),
+    )
+
+
+def _site_info(site: Site, max_chars: int) -> SiteInfo:
+    widget = WidgetSettings.model_validate(site.widget)
+    is_open, opens_at = opening(widget, time.time())
+    return SiteInfo(
+        title=site.title,
+        welcome=site.welcome,
+        max_chars=max_chars,
+        open=is_open,
+        opens_at=opens_at,
+        **widget.model_dump(
+            include=SiteInfo.model_fields.keys() & WidgetSettings.model_fields.keys()
+        ),
     )
 
 

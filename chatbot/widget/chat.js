@@ -1,5 +1,10 @@
 /** The chat in the frame: puts a Session on the page and the visitor's wishes into the Session. */
+import { Menu, chime, copyText, download, transcriptText } from './extras.js';
 import { Host } from './host.js';
+import { has, pickLocale, t, translate, useLocale } from './i18n.js';
+import { applyLooks } from './looks.js';
+import { allowLinks } from './markdown.js';
+import { Panels } from './panels.js';
 import { Session } from './session.js';
 import { Messages, listItems } from './view.js';
 
@@ -16,13 +21,23 @@ let troubleSince = 0; // when the connection was last good
 let typedAt = 0;
 let tick = 0;
 let title = '';
+let soundWanted = false; // as the page has it, until the visitor chooses
+let told = ''; // what the page was told last of unread messages
+let status = 'bot';
 
 const host = new Host(query.get('origin') ?? '', {
-  init(settings) {
+  async init(settings) {
     title = String(settings.title ?? '');
+    soundWanted = settings.sound === true;
     applyLooks(settings);
+    if (settings.asks) session.requireConsent();
+    if (settings.agreed === true) session.agree();
+    if (settings.agreed === false) session.withdraw();
+    if (settings.facts) session.describe(settings.facts);
+    await speak(settings.locale);
     if (settings.jwt) session.identify(settings.jwt);
     session.resume();
+    host.tell('storage', { allowed: session.mayKeep });
     changed();
   },
   opened({ focus }) {
@@ -31,6 +46,10 @@ const host = new Host(query.get('origin') ?? '', {
   },
   closed: () => setOpened(false),
   user: ({ jwt }) => session.identify(jwt ?? null),
+  facts: ({ facts }) => session.describe(facts),
+  locale: ({ locale }) => speak(locale),
+  looks: (looks) => applyLooks(looks),
+  consent: ({ given }) => (given ? session.agree() : session.withdraw()),
   reset: () => session.reset(),
 });
 
@@ -38,28 +57,57 @@ const session = new Session(query.get('site') ?? '', {
   onChange: changed,
   onMessage: (event) => {
     const role = event.type === 'reply.completed' ? 'bot' : event.role;
+    const mine = role === 'visitor';
+    if (mine && session.transcript.events.filter((one) => one.role === 'visitor').length === 1) host.tell('started');
     host.tell('message', { role, text: event.text, at: event.at });
+    if (!mine && sound() && !watched()) chime();
   },
-  onError: (code, message, retryAfter) => {
+  onError: (code, message, retryAfter, id) => {
     const until = Date.now() + (retryAfter * 1000 || 8_000);
-    // that the site's login did not work is its developer's business, not the visitor's
-    if (code !== 'identity_refused') alert = { text: message, until, countDown: retryAfter > 0 };
+    // that the site's login did not work is its developer's business, not the visitor's; and
+    // a message that was refused says so itself
+    if (code !== 'identity_refused' && (!id || retryAfter)) alert = { text: errorText({ code, message }), until, countDown: retryAfter > 0 };
     host.tell('error', { code, message });
+    changed();
+  },
+  onConsent: (state) => {
+    host.tell('storage', { allowed: session.mayKeep });
+    if (state !== 'free') host.tell('consent', { given: state === 'given' });
     changed();
   },
 });
 
-const messages = new Messages($('log'), (id) => session.retry(id));
+const messages = new Messages($('log'), (id) => session.retry(id), copyText);
+const panels = new Panels(session, {
+  changed,
+  send,
+  focus: focusInput,
+  close: () => host.tell('close'),
+  rated: (score) => host.tell('rated', { score }),
+  tell: (text) => (alert = { text, until: Date.now() + 12_000 }),
+});
+const menu = new Menu($('more'), $('menu'));
 
-// -- looks
+function errorText({ code, message }) {
+  if (has(`error.${code}`)) return t(`error.${code}`, { max: session.info?.max_chars ?? 0 });
+  return code === 'identity_refused' ? message : t('error.other');
+}
 
-function applyLooks({ theme = 'auto', color = '', ink = '' }) {
-  const root = document.documentElement;
-  root.dataset.theme = ['light', 'dark'].includes(theme) ? theme : 'auto';
-  if (/^#[\da-f]{6}$/iu.test(color)) {
-    root.style.setProperty('--accent', color);
-    root.style.setProperty('--on-accent', ink === '#000000' ? '#14181f' : '#ffffff');
-  }
+async function speak(wanted) {
+  await useLocale(pickLocale(wanted));
+  translate();
+  messages.clear();
+  told = '';
+  changed();
+}
+
+/** Does the visitor look at the chat now? */
+function watched() {
+  return opened && document.visibilityState === 'visible';
+}
+
+function sound() {
+  return session.store.get('sound') ?? soundWanted;
 }
 
 function setOpened(value) {
@@ -72,8 +120,8 @@ function setOpened(value) {
 }
 
 function focusInput() {
-  const target = $('composer').hidden ? $('again') : $('text');
-  target.focus({ preventScroll: true });
+  const targets = { consent: 'agree', contact: 'contact-email', ended: 'again' };
+  $(targets[panels.instead] ?? 'text').focus({ preventScroll: true });
 }
 
 // -- what is to be seen
@@ -97,8 +145,8 @@ function changed() {
 
 /** The message of the visitor that the bot has not begun to answer, if any. */
 function unanswered() {
-  const { events, live, status } = session.transcript;
-  if (status !== 'bot' || live?.text) return null;
+  const { events, live, status: now } = session.transcript;
+  if (now !== 'bot' || live?.text) return null;
   const last = events.findLast((event) => /^(message|reply)\./u.test(event.type));
   return last?.role === 'visitor' ? last : null;
 }
@@ -106,22 +154,26 @@ function unanswered() {
 function extraItems() {
   const asked = unanswered();
   if (!asked || !session.connected) return [];
-  const items = [{ key: 'typing', kind: 'typing', text: 'The assistant is writing' }];
-  if (Date.now() - asked.at > SLOW_MS) {
-    items.push({ key: 'slow', kind: 'line', text: 'This takes longer than usual. You can also talk to a person.' });
-  }
+  const items = [{ key: 'typing', kind: 'typing', text: t('typing.bot') }];
+  if (Date.now() - asked.at > SLOW_MS) items.push({ key: 'slow', kind: 'line', text: t('slow') });
   return items;
 }
 
+function greeting() {
+  return session.info && (session.info.welcome || t('welcome'));
+}
+
 function show() {
-  const { transcript } = session;
-  const items = listItems(transcript, {
+  allowLinks(session.info?.link_hosts ?? []);
+  const items = listItems(session.transcript, {
     viewer: 'visitor',
     entries: session.outbox.entries,
     connected: session.connected,
-    greeting: session.info && (session.info.welcome || 'Hello! How can we help you?'),
+    greeting: greeting(),
     extra: extraItems(),
+    errorText,
   });
+  panels.show();
   messages.show(items);
   $('newest').hidden = messages.following;
   showHeader();
@@ -132,25 +184,32 @@ function show() {
 }
 
 function presence() {
-  const { status, agent } = session.transcript;
-  if (session.link.state === 'connecting' && !session.transcript.epoch) return 'Connecting…';
-  if (session.link.state === 'waiting') return 'Offline';
-  if (status === 'human') return agent ? `${agent} is here` : 'A person is here';
-  if (status === 'waiting') return 'Waiting for a person…';
-  if (status === 'closed') return 'Chat ended';
-  return 'Assistant · answers at once';
+  const { status: now, agent } = session.transcript;
+  if (session.link.state === 'connecting' && !session.transcript.epoch) return t('presence.connecting');
+  if (session.link.state === 'waiting') return t('presence.offline');
+  if (now === 'human') return agent ? t('presence.agent', { name: agent }) : t('presence.person');
+  if (now === 'waiting') return t('presence.waiting');
+  if (now === 'closed') return t('presence.closed');
+  return t('presence.bot');
 }
 
 function showHeader() {
-  const { status, agent } = session.transcript;
-  const name = title || session.info?.title || 'Chat with us';
-  const mark = status === 'human' && agent ? agent : name;
+  const { agent } = session.transcript;
+  const now = session.transcript.status;
+  const name = title || session.info?.title || t('title');
+  const mark = now === 'human' && agent ? agent : name;
   setText($('title'), name);
   document.title = name;
   setText($('presence'), presence());
   setText($('face'), Array.from(mark.trim())[0]?.toUpperCase() ?? '');
-  document.body.dataset.status = status;
+  document.body.dataset.status = now;
   document.body.dataset.link = session.link.state;
+  if (now !== status && session.transcript.epoch) host.tell('status', { status: now });
+  status = now;
+  const said = session.transcript.events.length > 0;
+  $('download').hidden = !said;
+  $('end').hidden = !said || now === 'closed';
+  setText($('sound'), t(sound() ? 'menu.sound_off' : 'menu.sound_on'));
 }
 
 /** Write only what is new: a live region announces every write. */
@@ -164,20 +223,21 @@ function seconds(until) {
 
 function bannerOf() {
   const { state, code, reason, retryAt } = session.link;
-  if (state === 'ended') {
-    return { text: reason || 'This chat cannot be continued here.', action: 'Start a new chat', run: () => session.startNew() };
+  if (state === 'ended' && code !== 'consent') {
+    const text = has(`error.${code}`) ? errorText({ code }) : reason || t('banner.ended');
+    return { text, action: t('again'), run: () => session.startNew() };
   }
-  if (state === 'idle' || state === 'open') troubleSince = 0;
+  if (state === 'idle' || state === 'open' || state === 'ended') troubleSince = 0;
   else troubleSince ||= Date.now();
   const long = troubleSince && Date.now() - troubleSince > NOTICE_MS;
-  if (long && navigator.onLine === false) return { text: 'You are offline. Your chat goes on when you are back.' };
-  if (long && code === 4429) return { text: `Too much at once. Trying again in ${seconds(retryAt)} s.` };
+  if (long && navigator.onLine === false) return { text: t('banner.offline') };
+  if (long && code === 4429) return { text: t('banner.too_much', { count: seconds(retryAt) }) };
   if (long && state === 'waiting') {
-    return { text: `No connection. Trying again in ${seconds(retryAt)} s.`, action: 'Try now', run: () => session.connection.check() };
+    return { text: t('banner.lost', { count: seconds(retryAt) }), action: t('banner.try'), run: () => session.connection.check() };
   }
-  if (long) return { text: 'Connecting…' };
+  if (long) return { text: t('presence.connecting') };
   if (!alert || alert.until <= Date.now()) return null;
-  return { text: alert.countDown ? `${alert.text} Try again in ${seconds(alert.until)} s.` : alert.text };
+  return { text: alert.countDown ? `${alert.text} ${t('banner.retry', { count: seconds(alert.until) })}` : alert.text };
 }
 
 let bannerRun = null;
@@ -193,43 +253,48 @@ function showBanner() {
 }
 
 function showControls() {
-  const { status, live } = session.transcript;
-  const closed = status === 'closed' && !session.outbox.entries.length;
-  $('composer').hidden = closed;
-  $('ended').hidden = !closed;
-  $('stop').hidden = !live || status !== 'bot';
+  const { status: now, live } = session.transcript;
+  $('stop').hidden = !live || now !== 'bot';
   $('stop').disabled = session.stopping;
   // one round button at a time, unless something is typed while the bot writes
   $('send').hidden = !$('stop').hidden && !$('text').value.trim();
-  $('person').hidden = status !== 'bot';
+  $('person').hidden = now !== 'bot';
   $('send').disabled = !$('text').value.trim();
-  const rated = session.transcript.events.some((event) => event.type === 'rating.given');
-  $('rating').hidden = rated;
-  $('thanks').hidden = !rated;
 }
 
 function showUnread() {
-  if (opened && document.visibilityState === 'visible') session.markSeen();
-  host.tell('unread', { count: opened ? 0 : session.unread() });
+  if (watched()) session.markSeen();
+  const count = opened ? 0 : session.unread();
+  const open = count ? t('launcher.unread', { count }) : t('launcher.open');
+  const words = { count, open, close: t('launcher.close') };
+  const now = JSON.stringify(words);
+  if (now === told) return;
+  told = now;
+  host.tell('unread', words);
 }
 
 /** Count-downs and the slow notice need a look at the clock now and then. */
 function scheduleTick() {
   clearTimeout(tick);
-  const waits = !$('banner').hidden || troubleSince || unanswered();
+  const waits = !$('banner').hidden || troubleSince || unanswered() || panels.ticking;
   if (waits && session.link.state !== 'ended') tick = setTimeout(changed, 1_000);
 }
 
 // -- the visitor's wishes
 
-function send() {
+function send(text) {
+  if (!text.trim()) return;
+  session.send(text);
+  show();
+  messages.toEnd();
+}
+
+function sendTyped() {
   const text = $('text').value;
   if (!text.trim()) return;
   $('text').value = '';
   grow();
-  session.send(text);
-  show();
-  messages.toEnd();
+  send(text);
 }
 
 function grow() {
@@ -247,65 +312,62 @@ function typed() {
   session.typing();
 }
 
-function buildStars() {
-  for (let score = 1; score <= 5; score += 1) {
-    const input = Object.assign(document.createElement('input'), { type: 'radio', name: 'score', value: score, id: `star-${score}` });
-    const label = Object.assign(document.createElement('label'), { htmlFor: input.id, title: `${score} of 5`, textContent: '★' });
-    label.setAttribute('aria-label', `${score} of 5`);
-    $('stars').append(input, label);
-  }
+function saveTranscript() {
+  const date = new Date().toISOString().slice(0, 10);
+  download(transcriptText(session.transcript, greeting()), `chat-${date}.txt`);
 }
 
 function wire() {
   $('composer').addEventListener('submit', (event) => {
     event.preventDefault();
-    send();
+    sendTyped();
   });
   $('text').addEventListener('input', typed);
   $('text').addEventListener('keydown', (event) => {
     if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
     event.preventDefault();
-    send();
+    sendTyped();
   });
-  document.addEventListener('keydown', (event) => event.key === 'Escape' && host.tell('close'));
+  document.addEventListener('keydown', (event) => {
+    if (event.key !== 'Escape') return;
+    if (panels.instead === 'contact') panels.closeForm();
+    else host.tell('close');
+  });
   $('close').addEventListener('click', () => host.tell('close'));
   $('stop').addEventListener('click', () => session.stop());
-  $('person').addEventListener('click', () => session.askForPerson());
-  $('again').addEventListener('click', () => {
-    session.startNew();
-    show();
-    focusInput();
+  $('download').addEventListener('click', saveTranscript);
+  $('sound').addEventListener('click', () => {
+    session.store.set('sound', !sound());
+    if (sound()) chime();
+    changed();
   });
+  $('end').addEventListener('click', () => session.end());
   $('newest').addEventListener('click', () => messages.toEnd());
   $('log').addEventListener('scroll', () => ($('newest').hidden = messages.following), { passive: true });
   $('banner-action').addEventListener('click', () => bannerRun?.());
-  $('stars').addEventListener('change', () => ($('rating-more').hidden = false));
-  $('rating').addEventListener('submit', (event) => {
-    event.preventDefault();
-    const score = Number(new FormData($('rating')).get('score'));
-    if (score) session.rate(score, $('comment').value.trim());
-  });
   document.addEventListener('visibilitychange', changed);
   window.addEventListener('online', changed);
   window.addEventListener('offline', changed);
 }
 
-function start() {
+async function start() {
   if (!host.genuine() || !session.site) {
-    $('composer').hidden = true;
+    await speak();
+    for (const id of ['composer', 'more']) $(id).hidden = true;
     $('banner').hidden = false;
-    $('banner-text').textContent = 'This chat was opened in a page that it does not know.';
+    $('banner-text').textContent = t('banner.unknown_page');
     return;
   }
   $('close').hidden = host.standalone;
-  buildStars();
   wire();
-  host.listen();
-  if (host.standalone) {
-    session.resume();
-    setOpened(true);
+  if (!host.standalone) {
+    translate();
+    host.listen(); // the page answers with its settings
+    return;
   }
-  show();
+  await speak(query.get('locale'));
+  session.resume();
+  setOpened(true);
 }
 
 start();

@@ -23,6 +23,13 @@ function element(name, ...children) {
   return node;
 }
 
+let hosts = []; // where links may lead, with subdomains; empty: anywhere
+
+/** Follow links to these hosts only, and show all others as the text that they are. */
+export function allowLinks(names) {
+  hosts = names;
+}
+
 /** The address as a URL if it is one that may be followed, else null. */
 export function safeUrl(address) {
   let url;
@@ -33,7 +40,8 @@ export function safeUrl(address) {
   }
   const web = url.protocol === 'https:' || url.protocol === 'http:';
   // user:password@host is a disguise in a chat, never an address that a shop gives
-  return web && !url.username && !url.password ? url : null;
+  const listed = !hosts.length || hosts.some((host) => url.hostname === host || url.hostname.endsWith(`.${host}`));
+  return web && listed && !url.username && !url.password ? url : null;
 }
 
 function link(text, address) {

@@ -19,17 +19,22 @@ export class Session {
   #due = []; // frames that wait for the socket (hand-over, rating)
   #stopping = '';
   #shown = 0; // events up to here were reported to onMessage
+  #facts = null; // what the page says of the visitor
+  #pageAsks = false; // the page wants consent first, whatever the site's settings say
   #current; // id of the conversation that the transcript holds
 
   /**
    * `onChange()` after anything changed; `onMessage(event)` once per new message of either side;
-   * `onError(code, message, retryAfter)` for what concerns no single message.
+   * `onError(code, message, retryAfter, id)`, with the id of the message that it concerns;
+   * `onConsent(state)`.
    */
-  constructor(site, { onChange, onMessage, onError }) {
-    const store = new Store(site, 'localStorage');
-    const tab = new Store(site, 'sessionStorage');
-    Object.assign(this, { site, store, onChange, onMessage, onError });
-    this.info = store.get('site') ?? null; // {title, welcome}
+  constructor(site, { onChange, onMessage, onError, onConsent }) {
+    const store = new Store(site, 'localStorage', false);
+    const tab = new Store(site, 'sessionStorage', false);
+    Object.assign(this, { site, store, tab, onChange, onMessage, onError, onConsent });
+    this.info = store.get('site') ?? null; // SiteInfo of chatbot/server/visitors.py
+    this.consent = 'unknown'; // until the site has said; then needed, given, or free (none needed)
+    this.people = null; // the last people.state, and when it came
     this.transcript = new Transcript();
     this.outbox = new Outbox(tab.get('outbox') ?? [], (entries) => tab.set('outbox', entries));
     for (const entry of this.outbox.entries) if (entry.error?.retryAt) entry.error = null;
@@ -45,10 +50,16 @@ export class Session {
       onClose: (code) => this.#onClose(code),
     });
     store.watch((name, value) => this.#otherTab(name, value));
+    this.#weighConsent(() => {}); // whoever makes a Session sees its state
   }
 
   get conversationId() {
     return this.store.get('conversation');
+  }
+
+  /** What is not acknowledged and meant for the eye. */
+  get words() {
+    return this.outbox.entries.filter((entry) => entry.frame.text);
   }
 
   get connected() {
@@ -59,14 +70,55 @@ export class Session {
     return this.transcript.live !== null && this.#stopping === this.transcript.live.replyId;
   }
 
+  // -- consent: before it, nothing is stored and no conversation begins
+
+  /** The page wants consent first. */
+  requireConsent() {
+    this.#pageAsks = true;
+    this.#weighConsent();
+  }
+
+  agree() {
+    this.store.set('consent', true);
+    this.#weighConsent();
+    this.resume();
+    this.onChange();
+  }
+
+  /** Forget everything, and ask again before the next word. */
+  withdraw() {
+    this.#pageAsks = true;
+    this.reset();
+    this.store.forget();
+    this.tab.forget();
+    this.#weighConsent();
+    this.onChange();
+  }
+
+  #weighConsent(tell = this.onConsent) {
+    const before = this.consent;
+    if (this.store.get('consent') === true) this.consent = 'given';
+    else if (this.#pageAsks || this.info?.consent) this.consent = 'needed';
+    else this.consent = this.info ? 'free' : 'unknown';
+    if (this.mayKeep) {
+      this.store.keep();
+      this.tab.keep();
+    }
+    if (before !== this.consent) tell(this.consent);
+  }
+
+  get mayKeep() {
+    return this.consent === 'given' || this.consent === 'free';
+  }
+
   /** Connect if there is something to continue: a conversation, a known customer, unsent words. */
   resume() {
-    if (this.conversationId || this.#identity || this.outbox.entries.length) this.connection.start();
+    if (this.conversationId || this.#identity || this.outbox.entries.length) this.connect();
   }
 
   /** Connect in any case; begins a conversation when there is none. */
   connect() {
-    this.connection.start();
+    if (this.consent !== 'needed') this.connection.start();
   }
 
   /** Fetch the site's title and welcome without beginning a conversation. */
@@ -86,6 +138,29 @@ export class Session {
     this.connect();
     this.connection.sendDue(frame);
     this.onChange();
+  }
+
+  /** A message for people, with an address to answer to. */
+  leaveContact({ name, email, text }) {
+    const frame = { type: 'contact.leave', client_message_id: messageId(), name, email, text };
+    this.outbox.add(frame);
+    this.connect();
+    this.connection.sendDue(frame);
+    this.onChange();
+  }
+
+  /** What the page says of the visitor, for staff; sent once there is a conversation to put it in. */
+  describe(facts) {
+    this.#facts = facts;
+    this.#tellFacts();
+  }
+
+  askPeople() {
+    this.#whenOpen({ type: 'people.ask' });
+  }
+
+  end() {
+    this.#whenOpen({ type: 'conversation.end' });
   }
 
   retry(id) {
@@ -135,6 +210,7 @@ export class Session {
     this.connection.stop();
     this.#identity = null;
     this.#token = null;
+    this.#facts = null;
     this.store.remove('token', 'visitor');
     this.#forgetConversation();
     this.outbox.clear();
@@ -156,6 +232,7 @@ export class Session {
   }
 
   #reconnect() {
+    if (this.consent === 'needed') return;
     if (this.connection.state === 'idle' || this.connection.state === 'ended') this.connection.start();
     else this.connection.restart();
     this.onChange();
@@ -173,7 +250,7 @@ export class Session {
 
   /** Words that are on their way stay in the outbox: they go into the next conversation. */
   #forgetConversation() {
-    this.store.remove('conversation', 'seen');
+    this.store.remove('conversation', 'seen', 'described');
     for (const { id, error } of [...this.outbox.entries]) if (error) this.outbox.settle(id);
     this.#due = [];
     this.#leaveConversation();
@@ -184,10 +261,12 @@ export class Session {
     this.#current = undefined;
     this.#stopping = '';
     this.#shown = 0;
+    this.people = null;
   }
 
   async #hello() {
     if (!this.#token) await this.#authenticate();
+    if (this.consent === 'needed') throw new HelloError('consent', '', { fatal: true });
     const hello = { type: 'hello', token: this.#token, conversation_id: this.conversationId };
     if (this.#fresh) return { ...hello, conversation_id: undefined, new_conversation: true };
     return { ...hello, ...this.transcript.cursor() };
@@ -205,9 +284,9 @@ export class Session {
       this.store.set('visitor', body.visitor_id);
     }
     this.#token = body.token;
-    this.info = body.site ?? this.info;
     this.store.set('token', body.token);
     this.store.set('site', this.info);
+    this.#weighConsent();
   }
 
   async #askForToken(known) {
@@ -218,7 +297,9 @@ export class Session {
     });
     if (response.ok) {
       const body = await response.json();
-      this.store.set('token', body.token); // before the lock is released
+      this.store.set('token', body.token);
+      this.info = body.site ?? this.info;
+      this.#weighConsent(); // what may be kept is written before the lock is released
       return body;
     }
     const { error = {} } = await response.json().catch(() => ({}));
@@ -253,7 +334,8 @@ export class Session {
 
   #receive(frame) {
     if (frame.type === 'welcome') this.#welcome(frame);
-    else if (frame.type === 'message.accepted') this.#settle();
+    else if (frame.type === 'message.accepted') this.#accepted(frame.client_message_id);
+    else if (frame.type === 'people.state') this.people = { ...frame, at: Date.now() };
     else if (frame.type === 'error') this.#error(frame);
     else if (this.transcript.apply(frame) === 'gap') {
       this.connection.restart();
@@ -261,6 +343,7 @@ export class Session {
     }
     this.#settle();
     this.#report();
+    this.#tellFacts();
     this.onChange();
   }
 
@@ -285,6 +368,22 @@ export class Session {
     }
   }
 
+  /** Facts never come back in the log: their acknowledgement is all there is. */
+  #accepted(id) {
+    if (this.outbox.get(id)?.frame.type === 'visitor.describe') this.outbox.settle(id);
+  }
+
+  #tellFacts() {
+    const begun = this.transcript.events.some((event) => event.role === 'visitor');
+    if (!this.#facts || !begun || !this.connected) return;
+    const seal = `${this.#current} ${JSON.stringify(this.#facts)}`;
+    if (this.store.get('described') === seal) return;
+    this.store.set('described', seal);
+    const frame = { type: 'visitor.describe', client_message_id: messageId(), facts: this.#facts };
+    this.outbox.add(frame);
+    this.connection.sendDue(frame);
+  }
+
   #report() {
     for (const event of this.transcript.events) {
       if (event.offset <= this.#shown) continue;
@@ -300,7 +399,7 @@ export class Session {
       this.connection.restart();
       return;
     }
-    this.onError(code, message, retryAfter);
+    this.onError(code, message, retryAfter, id);
   }
 
   /** A message that may be sent again later is, once it is time, unless the visitor was faster. */
@@ -326,7 +425,7 @@ export class Session {
     if (code === CLOSE.ERASED) this.#erased();
     if (code !== CLOSE.TOO_BIG) return;
     const [first] = this.outbox.unacknowledged(); // sending it again would close again
-    if (first) this.outbox.fail(first.id, 'too_long', 'This message is too long.');
+    if (first) this.outbox.fail(first.id, 'too_big', '');
   }
 
   #otherTab(name, value) {
@@ -336,6 +435,9 @@ export class Session {
       this.#reconnect();
     } else if (name === 'visitor' && value === undefined) {
       this.reset(); // logged out over there
+    } else if (name === 'consent') {
+      this.#weighConsent();
+      this.onChange();
     } else if (name === 'seen') {
       this.onChange();
     }

@@ -5,29 +5,45 @@
  * step with it: an element is rebuilt only when its item changed, so that a growing reply costs
  * one bubble and a screen reader is not told everything again.
  */
+import { locale, t } from './i18n.js';
 import { render } from './markdown.js';
 
 const GROUP_MS = 5 * 60_000; // one sender's messages closer than this share name and time
 
-const DAY = new Intl.DateTimeFormat(undefined, { weekday: 'long', day: 'numeric', month: 'long' });
-const CLOCK = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' });
+const FORMATS = {
+  day: { weekday: 'long', day: 'numeric', month: 'long' },
+  clock: { hour: '2-digit', minute: '2-digit' },
+  moment: { weekday: 'long', hour: '2-digit', minute: '2-digit' },
+};
+const formats = new Map();
 
-export const clock = (at) => CLOCK.format(at);
+function format(name, at) {
+  const key = `${name}:${locale}`;
+  if (!formats.has(key)) formats.set(key, new Intl.DateTimeFormat(locale, FORMATS[name]));
+  return formats.get(key).format(at);
+}
+
+export const clock = (at) => format('clock', at);
+
+/** Day of the week and time, for a moment within a week; with the date for a later one. */
+export function moment(at, now = Date.now()) {
+  return at - now < 6 * 86_400_000 ? format('moment', at) : `${format('day', at)}, ${clock(at)}`;
+}
 
 function day(at, now = Date.now()) {
-  const name = DAY.format(at);
-  if (name === DAY.format(now)) return 'Today';
-  return name === DAY.format(now - 86_400_000) ? 'Yesterday' : name;
+  const name = format('day', at);
+  if (name === format('day', now)) return t('day.today');
+  return name === format('day', now - 86_400_000) ? t('day.yesterday') : name;
 }
 
 /** What a status change is called, seen by a visitor (`staff` false) or by staff. */
 export function statusLine(event, staff) {
-  const who = event.actor || 'A person';
-  if (staff) return staffStatusLine(event, who);
-  if (event.status === 'human') return `${who} joined the chat`;
-  if (event.status === 'waiting') return 'You are in line for a person';
-  if (event.status === 'closed') return 'This chat has ended';
-  return event.previous === 'closed' ? 'Chat reopened' : 'The assistant is back';
+  if (staff) return staffStatusLine(event, event.actor || 'A person');
+  const name = event.agent || event.actor;
+  if (event.status === 'human') return name ? t('line.joined', { name }) : t('line.person_joined');
+  if (event.status === 'waiting') return t('line.waiting');
+  if (event.status === 'closed') return t('line.closed');
+  return t(event.previous === 'closed' ? 'line.reopened' : 'line.bot');
 }
 
 function staffStatusLine(event, who) {
@@ -39,13 +55,14 @@ function staffStatusLine(event, who) {
   return `Back to the assistant${why}`;
 }
 
+const CUT = new Set(['stopped', 'length']);
+
 function replyItem(event) {
   const failed = event.type === 'reply.failed';
   if (!event.text && !failed) return null; // stopped or handed over before its first word
-  const tags = { stopped: 'Stopped', length: 'Cut short' };
   return {
     ...botItem(`r:${event.reply_id}`, event.text || '', event.at),
-    tag: failed ? 'This reply could not be finished' : (tags[event.finish_reason] ?? ''),
+    tag: failed ? t('tag.failed') : CUT.has(event.finish_reason) ? t(`tag.${event.finish_reason}`) : '',
     bad: failed,
     version: event.version,
   };
@@ -56,7 +73,7 @@ function eventItem(event, staff) {
   switch (event.type) {
     case 'message.created': {
       const from = event.role;
-      const name = from === 'agent' ? event.author || 'Agent' : 'Visitor';
+      const name = from === 'agent' ? event.author || t('role.agent') : t('role.visitor');
       // keyed by the client's id, so that a message keeps its place when it is acknowledged
       return { ...base, key: `m:${event.client_message_id}`, kind: 'message', from, name, text: event.text };
     }
@@ -70,16 +87,22 @@ function eventItem(event, staff) {
       return { ...base, kind: 'line', text: statusLine(event, staff) };
     case 'rating.given': {
       const words = event.comment ? `: ${event.comment}` : '';
-      return { ...base, kind: 'line', text: `${staff ? 'Rated' : 'You rated this chat'} ${event.score} of 5${staff ? words : ''}` };
+      return { ...base, kind: 'line', text: staff ? `Rated ${event.score} of 5${words}` : t('line.rated', { count: event.score }) };
+    }
+    case 'visitor.described': {
+      if (!staff) return null;
+      const said = Object.entries(event.facts).map(([name, value]) => `${name}: ${value}`).join(' · ');
+      const sources = { identity: 'Vouched for by the site', form: 'Left by the visitor', page: 'Said by the page' };
+      return { ...base, kind: 'line', text: `${sources[event.source] ?? event.source}: ${said}` };
     }
     default:
       return null;
   }
 }
 
-function pendingItem(entry, connected, viewer) {
+function pendingItem(entry, connected, viewer, errorText) {
   const note = entry.frame.type === 'note.add';
-  const state = entry.error ? 'failed' : connected ? 'Sending…' : 'Waiting for the connection…';
+  const state = t(connected ? 'tag.sending' : 'tag.offline');
   return {
     key: `m:${entry.id}`,
     kind: 'message',
@@ -87,7 +110,7 @@ function pendingItem(entry, connected, viewer) {
     name: note ? 'Private note' : '',
     text: entry.frame.text,
     at: entry.at,
-    tag: entry.error ? entry.error.message : state,
+    tag: entry.error ? errorText(entry.error) : state,
     failedId: entry.error ? entry.id : '',
     pending: true,
   };
@@ -119,7 +142,10 @@ function arrange(items) {
  * Everything to be seen, in order. `viewer`: `visitor` or `agent`; what the viewer's side wrote
  * stands on the right. Keys are stable from the first character to the reload.
  */
-export function listItems(transcript, { viewer, entries = [], connected = true, greeting = '', extra = [] }) {
+export function listItems(
+  transcript,
+  { viewer, entries = [], connected = true, greeting = '', extra = [], errorText = (error) => error.message },
+) {
   const items = transcript.events.map((event) => eventItem(event, viewer === 'agent')).filter(Boolean);
   const lastAt = () => items.at(-1)?.at ?? Date.now();
   if (greeting) items.unshift({ ...botItem('greeting', greeting, items[0]?.at ?? Date.now()), timeless: true });
@@ -128,13 +154,14 @@ export function listItems(transcript, { viewer, entries = [], connected = true, 
     items.push({ ...botItem(`r:${replyId}`, text, lastAt()), live: true, version });
   }
   // a message that is not in the log yet comes after the reply that is being written
-  for (const entry of entries) items.push(pendingItem(entry, connected, viewer));
+  const words = entries.filter((entry) => entry.frame.text); // others are not for the eye
+  for (const entry of words) items.push(pendingItem(entry, connected, viewer, errorText));
   for (const item of extra) items.push({ at: lastAt(), ...item });
   return arrange(items).map((item) => ({ ...item, own: item.from === viewer }));
 }
 
 function botItem(key, text, at) {
-  return { key, kind: 'message', from: 'bot', name: 'Assistant', text, at };
+  return { key, kind: 'message', from: 'bot', name: t('role.bot'), text, at };
 }
 
 function make(name, className, ...children) {
@@ -150,13 +177,13 @@ function fillText(node, item) {
   else node.replaceChildren(render(item.text));
 }
 
-function footer(item, retry) {
+function footer(item, actions) {
   const foot = make('div', 'foot');
   if (item.tag) foot.append(make('span', 'tag', item.tag));
   if (item.failedId) {
-    const button = make('button', 'retry', 'Retry');
+    const button = make('button', 'retry', t('retry'));
     button.type = 'button';
-    button.addEventListener('click', () => retry(item.failedId));
+    button.addEventListener('click', () => actions.retry(item.failedId));
     foot.append(button);
   } else if (item.last && !item.live && !item.pending && !item.timeless) {
     const time = make('time', '', clock(item.at));
@@ -166,16 +193,38 @@ function footer(item, retry) {
   return foot;
 }
 
-function messageNode(item, retry) {
+const SVG = 'http://www.w3.org/2000/svg';
+const SHEETS = 'M9 9h10v10H9zM5 15V5h10';
+
+function copyButton(item, copy) {
+  const button = make('button', 'copy');
+  const svg = document.createElementNS(SVG, 'svg');
+  const path = document.createElementNS(SVG, 'path');
+  svg.setAttribute('viewBox', '0 0 24 24');
+  svg.setAttribute('aria-hidden', 'true');
+  path.setAttribute('d', SHEETS);
+  svg.append(path);
+  button.append(svg);
+  button.type = 'button';
+  button.title = t('copy');
+  button.setAttribute('aria-label', t('copy'));
+  button.addEventListener('click', () => copy(item.text, button));
+  return button;
+}
+
+function messageNode(item, actions) {
   const node = make('article', `message from-${item.from}`);
   const flags = { own: item.own, first: item.first, last: item.last, live: item.live, pending: item.pending, failed: item.failedId || item.bad };
   for (const [flag, on] of Object.entries(flags)) node.classList.toggle(flag, Boolean(on));
   if (item.live) node.setAttribute('aria-busy', 'true'); // announced once, when it is whole
-  const sender = make('div', item.own ? 'sender hidden' : 'sender', item.own ? 'You' : item.name);
+  const sender = make('div', item.own ? 'sender hidden' : 'sender', item.own ? t('role.you') : item.name);
   if (!item.first) sender.classList.add('hidden');
   const bubble = make('div', 'bubble');
+  bubble.dir = 'auto'; // a message is in whatever language it is in
   fillText(bubble, item);
-  node.append(sender, bubble, footer(item, retry));
+  node.append(sender, bubble);
+  if (actions.copy && !item.own && !item.live && !item.timeless) node.append(copyButton(item, actions.copy));
+  node.append(footer(item, actions));
   return node;
 }
 
@@ -185,19 +234,22 @@ function typingNode(item) {
   return make('article', 'message from-bot first last typing', dots, make('span', 'hidden', item.text));
 }
 
-function itemNode(item, retry) {
-  if (item.kind === 'message') return messageNode(item, retry);
+function itemNode(item, actions) {
+  if (item.kind === 'message') return messageNode(item, actions);
   if (item.kind === 'typing') return typingNode(item);
   return make('div', item.kind, make('span', '', item.text));
 }
 
-/** The elements of one list. `scroller` is the element that scrolls. */
+/**
+ * The elements of one list. `scroller` is the element that scrolls; `retry(id)` sends a refused
+ * message again; `copy(text, button)`, if given, puts a message on the clipboard.
+ */
 export class Messages {
   #nodes = new Map(); // key -> {node, seal}
 
-  constructor(scroller, retry) {
+  constructor(scroller, retry, copy = null) {
     this.scroller = scroller;
-    this.retry = retry;
+    this.actions = { retry, copy };
     this.settled = false; // no entrance animation for what was there on load
     this.following = true; // the reader stands at the end and stays there
     scroller.addEventListener('scroll', () => (this.following = this.atEnd()), { passive: true });
@@ -253,7 +305,7 @@ export class Messages {
       }
       return known.node;
     }
-    const node = itemNode(item, this.retry);
+    const node = itemNode(item, this.actions);
     if (!known && this.settled) node.classList.add('enter');
     known?.node.replaceWith(node);
     this.#nodes.set(item.key, { node, seal, text });

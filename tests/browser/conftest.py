@@ -11,7 +11,8 @@ import pytest_asyncio
 from playwright.async_api import Browser, async_playwright, expect
 from redis.asyncio import Redis
 
-from chatbot.record.database import Database
+from chatbot.record.database import Database, sqlite_url
+from chatbot.server.limits import SocketLimits
 from tests.browser.host import website
 from tests.browser.stage import ARGUMENTS, PIECES, Stage
 from tests.browser.wire import network
@@ -48,6 +49,46 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
     await client.flushdb()
     yield client
     await client.aclose()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def hall(
+    redis_url: str, tmp_path_factory: pytest.TempPathFactory, browser: Browser
+) -> AsyncIterator[Stage]:
+    """As ``stage``, shared by the tests of one module: use it through ``lobby``."""
+    folder = tmp_path_factory.mktemp("hall")
+    client = Redis.from_url(redis_url, decode_responses=True)
+    await client.flushdb()
+    database = Database(sqlite_url(folder))
+    database.migrate()
+    services = make_services(client, database, folder)
+    worker = ScriptedWorker(services, list(PIECES))
+    limits = SocketLimits(visitors_per_minute=100_000)
+    async with (
+        running(services, limits=limits) as server,
+        network(int(server.url.rsplit(":", 1)[1])) as net,
+    ):
+        with website(net.url) as site:
+            async with worker.at_work():
+                yield Stage(server, net, site, browser, worker)
+    await client.aclose()
+    database.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def lobby(hall: Stage) -> AsyncIterator[Stage]:
+    """The shared stage, as a new one would be, but for the conversations of earlier tests; the
+    worker does not wait. Ends as ``stage`` does."""
+    hall.website.attributes = 'data-site="demo"'
+    hall.worker.pieces[:] = PIECES
+    hall.worker.gate = None
+    hall.set_site(title="Demo", welcome="")
+    hall.problems.clear()
+    yield hall
+    hall.network.refusing = False
+    hall.network.flow()
+    await hall.close()
+    assert hall.problems == []
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -2,6 +2,7 @@
 scripted worker, and Chromium."""
 
 import asyncio
+import json
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 from playwright.async_api import Browser, BrowserContext, FrameLocator, Locator, Page, expect
 
 from chatbot.conversation.events import ConversationId, Event, Head
+from chatbot.record.tables import Site
 from chatbot.server.auth import signer_of
+from chatbot.server.site_settings import WidgetSettings
 from chatbot.server.staff import create_staff
 from tests.browser.host import Website
 from tests.browser.wire import Network
@@ -39,7 +42,8 @@ REPLY = "".join(PIECES)
 # records the widget's events from the first moment on
 RECORD = """
 window.seen = [];
-for (const name of ['ready', 'opened', 'closed', 'message', 'error']) {
+for (const name of ['ready', 'opened', 'closed', 'message', 'error', 'started', 'status', 'unread',
+  'rated', 'consent']) {
   window.addEventListener(`frontdesk:${name}`, (event) => window.seen.push([name, event.detail]));
 }
 window.shifts = 0;
@@ -74,6 +78,15 @@ class Stage:
     async def close(self) -> None:
         for context in self._contexts:
             await context.close()
+        self._contexts.clear()
+
+    def set_site(self, *, title: str, welcome: str, **widget: Any) -> None:
+        """Change the site ``demo``; ``widget`` as in WidgetSettings."""
+        with self.server.services.database.session() as session:
+            site = session.get(Site, "demo")
+            assert site is not None
+            site.title, site.welcome = title, welcome
+            site.widget = WidgetSettings.model_validate(widget).model_dump(mode="json")
 
     async def _dialog(self, dialog: Any) -> None:
         self.problems.append(f"dialog: {dialog.message}")
@@ -166,6 +179,16 @@ class Chat:
     async def in_frame(self, script: str, argument: Any = None) -> Any:
         """Evaluate in the frame's document."""
         return await self.frame.locator("html").evaluate(f"(_, argument) => {script}", argument)
+
+    async def conversation(self) -> ConversationId:
+        """The id that the frame keeps."""
+        kept = await self.in_frame("localStorage.getItem('frontdesk:demo:conversation')")
+        return ConversationId(json.loads(kept))
+
+    async def choose(self, item: str) -> None:
+        """An item of the menu."""
+        await self.frame.get_by_role("button", name="More").click()
+        await self.frame.get_by_role("menuitem", name=item).click()
 
     async def events(self, name: str) -> list[Any]:
         seen: list[Any] = await self.page.evaluate("window.seen")

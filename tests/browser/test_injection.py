@@ -2,39 +2,9 @@
 
 from playwright.async_api import Page, Request, expect
 
-from tests.browser.stage import Stage
+from tests.browser.payloads import PAYLOADS
+from tests.browser.stage import Chat, Desk, Stage
 
-PAYLOADS = [
-    "<script>window.top.canary=1;fetch('https://canary.example/1')</script>",
-    "<img src=x onerror=\"fetch('https://canary.example/2');canary=1\">",
-    "<svg onload=canary=1><animate onbegin=canary=1 attributeName=x></svg>",
-    '<iframe srcdoc="<script>parent.canary=1</script>"></iframe>',
-    '<a href="javascript:canary=1">click</a>',
-    "[click](javascript:canary=1)",
-    "[click](JaVaScRiPt:canary=1)",
-    "[click](java\tscript:canary=1)",
-    "[click](data:text/html,<script>canary=1</script>)",
-    "[click](vbscript:canary)",
-    "[click](https://good.example@canary.example/3)",
-    "[click](//canary.example/4)",
-    "![alt](https://canary.example/5.png)",
-    '![alt](x" onerror="canary=1)',
-    "**<b onmouseover=canary=1>bold</b>**",
-    "`<img src=x onerror=canary=1>`",
-    "```\n</code></pre><script>canary=1</script>\n```",
-    "```html onload=canary=1\n<script>canary=1</script>",
-    "- <details open ontoggle=canary=1>\n- <input autofocus onfocus=canary=1>",
-    "1. <video><source onerror=canary=1></video>\n2. <body onload=canary=1>",
-    "<style>@import 'https://canary.example/6';*{background:url(https://canary.example/7)}</style>",
-    "<link rel=stylesheet href=https://canary.example/8><base href=https://canary.example/>",
-    "<meta http-equiv=refresh content='0;url=https://canary.example/9'>",
-    "<form action=https://canary.example/10><button formaction=javascript:canary=1>x</button>",
-    "<math><mtext></p><script>canary=1</script></mtext></math>",
-    "&lt;script&gt;canary=1&lt;/script&gt; &#60;img src=x onerror=canary=1&#62;",
-    "[a](https://x.example/\"onmouseover=\"canary=1) [b](https://x.example/'onclick='canary=1)",
-    "\u202e<script>canary=1</script>\u202c \ufeff<img src=x onerror=canary=1>",
-    "{{constructor.constructor('canary=1')()}} ${canary=1} <%= canary %>",
-]
 TAGS = {"P", "STRONG", "EM", "CODE", "PRE", "UL", "OL", "LI", "A"}
 INSPECT = """(root) => {
   const all = (selector) => [...root.querySelectorAll(`.bubble ${selector}`)];
@@ -59,15 +29,25 @@ def watch(page: Page) -> list[str]:
     return sent
 
 
+EVERYTHING = "\n\n".join(PAYLOADS)
+
+
+def test_the_corpus_is_large_and_each_payload_another_one() -> None:
+    assert len(set(PAYLOADS)) == len(PAYLOADS) >= 100
+
+
 async def test_no_text_becomes_anything_but_text(stage: Stage) -> None:
-    everything = "\n\n".join(PAYLOADS)
-    stage.worker.pieces[:] = [everything[at : at + 97] for at in range(0, len(everything), 97)]
+    pieces = [EVERYTHING[at : at + 397] for at in range(0, len(EVERYTHING), 397)]
+    stage.worker.pieces[:] = pieces
     stage.worker.gate = None
-    _set_site(stage, title=PAYLOADS[1], welcome=everything)
-    stage.website.attributes = 'data-site="demo"'
+    stage.set_site(title=PAYLOADS[1], welcome=EVERYTHING, quick_replies=_short(8))
     chat = await stage.chat()
     sent = watch(chat.page)
-    await chat.send(everything)
+    replies = chat.frame.locator("#replies button")
+    assert await replies.all_text_contents() == _short(8)
+    facts = {f"{name}{number}"[:64]: value for number, (name, value) in enumerate(_facts())}
+    await chat.page.evaluate("(facts) => frontdesk.setCustomAttributes(facts)", facts)
+    await chat.send(EVERYTHING[:8000])
     await expect(chat.frame.locator(".from-bot.live")).to_have_count(0)
     await expect(chat.frame.locator(".from-bot:not(.typing)")).to_have_count(2)
 
@@ -76,11 +56,29 @@ async def test_no_text_becomes_anything_but_text(stage: Stage) -> None:
     await desk.open_first()
     await desk.claim.click()
     await expect(desk.text).to_be_enabled()
-    await desk.text.fill(everything)
+    await desk.text.fill(EVERYTHING[-8000:])
     await desk.text.press("Enter")
     await expect(chat.frame.locator(".from-agent")).to_have_count(1)
     await expect(desk.log.locator(".from-agent:not(.pending)")).to_have_count(1)
+    await _only_text(chat, desk)
+    visitors_words = chat.frame.locator(".from-visitor .bubble")
+    assert await visitors_words.evaluate("(node) => node.textContent") == EVERYTHING[:8000]
+    heading = chat.frame.get_by_role("heading", level=1)
+    assert await heading.evaluate("(node) => node.textContent") == PAYLOADS[1]
+    assert sent == sent_by_desk == []
+    assert not await chat.page.evaluate("'canary' in window")
 
+
+def _short(most: int) -> list[str]:
+    fitting = [" ".join(payload.split()) for payload in PAYLOADS if len(payload) <= 80]
+    return fitting[:most]
+
+
+def _facts() -> list[tuple[str, str]]:
+    return [(payload, payload[:500]) for payload in PAYLOADS[::6]]
+
+
+async def _only_text(chat: Chat, desk: Desk) -> None:
     for inspected in (
         await chat.frame.locator("html").evaluate(INSPECT),
         await desk.page.locator("html").evaluate(INSPECT),
@@ -92,17 +90,51 @@ async def test_no_text_becomes_anything_but_text(stage: Stage) -> None:
             assert protocol in ("https:", "http:")
             assert "@" not in host
             assert (target, rel) == ("_blank", "noopener noreferrer nofollow")
-    visitors_words = chat.frame.locator(".from-visitor .bubble")
-    assert await visitors_words.evaluate("(node) => node.textContent") == everything
-    heading = chat.frame.get_by_role("heading", level=1)
-    assert await heading.evaluate("(node) => node.textContent") == PAYLOADS[1]
+
+
+async def test_names_are_text(stage: Stage) -> None:
+    """Of agents, and of those who leave an address."""
+    name = PAYLOADS[1].replace("canary.example/2", "canary.example/name")
+    log = stage.server.services.log
+    chat = await stage.chat()
+    sent = watch(chat.page)
+    await chat.send("Hello")
+    await expect(chat.frame.locator(".own:not(.pending)")).to_have_count(1)
+    conversation = (await stage.head()).conversation_id
+    await log.change_status(conversation, "human", reason=name, actor=name, agent=name)
+    await log.append_message(
+        conversation, role="agent", text="Hi", client_message_id="a", author=name
+    )
+    await log.describe_visitor(
+        conversation, facts={name: name}, source="form", client_message_id="f"
+    )
+    await expect(chat.frame.locator(".from-agent .sender")).to_have_text(name)
+    await expect(chat.frame.locator("#presence")).to_contain_text(name)
+    desk = await stage.desk("anna")
+    sent_by_desk = watch(desk.page)
+    await desk.open_first()
+    await expect(desk.log.locator(".from-agent")).to_have_count(1)
+    await _only_text(chat, desk)
     assert sent == sent_by_desk == []
 
 
 async def test_attributes_of_the_tag_are_text(stage: Stage) -> None:
     payload = "\"><img src=x onerror='canary=1'>".replace('"', "&quot;")
     css = "red;} :host{display:block} *{background:url(https://canary.example/)"
-    names = ("data-title", "data-color", "data-theme", "data-position", "data-open")
+    names = [
+        f"data-{name}"
+        for name in (
+            "title",
+            "color",
+            "theme",
+            "position",
+            "open",
+            "locale",
+            "label",
+            "sound",
+            "consent",
+        )
+    ]
     given = " ".join(f'{name}="{payload} {css}"' for name in names)
     stage.website.attributes = f'data-site="demo" {given}'
     context = await stage.visitor()
@@ -122,13 +154,3 @@ async def test_attributes_of_the_tag_are_text(stage: Stage) -> None:
         is None
     )
     assert sent == []
-
-
-def _set_site(stage: Stage, *, title: str, welcome: str) -> None:
-    from chatbot.record.tables import Site
-
-    with stage.server.services.database.session() as session:
-        site = session.get(Site, "demo")
-        assert site is not None
-        site.title, site.welcome = title[:100], welcome
-        session.commit()

@@ -31,6 +31,10 @@ VISITOR_FRAMES: dict[str, dict[str, Any]] = {
     "ping": {},
     "handoff.request": {},
     "rating.give": {"score": 5},
+    "visitor.describe": {"client_message_id": "m-1", "facts": {"plan": "gold"}},
+    "contact.leave": {"client_message_id": "m-1", "email": "ada@shop.example", "text": "hi"},
+    "people.ask": {},
+    "conversation.end": {},
 }
 DESK_FRAMES: dict[str, dict[str, Any]] = {
     "hello": {"token": "t"},
@@ -107,6 +111,9 @@ def test_the_matrix_above_names_every_frame(parse: Any, frames: dict[str, Any]) 
         '{"type": "message.send", "client_message_id": "m", "text": 5}',
         '{"type": "message.send", "client_message_id": "m", "text": "\\ud800"}',
         '{"type": "rating.give", "score": 6}',
+        '{"type": "visitor.describe", "client_message_id": "m", "facts": {"": "x"}}',
+        '{"type": "visitor.describe", "client_message_id": "m", "facts": {"list": [1]}}',
+        '{"type": "contact.leave", "client_message_id": "m", "email": "nobody", "text": "hi"}',
         '{"type": "rating.give", "score": 0}',
         '{"type": "rating.give", "score": 2.5}',
         '{"type": "rating.give", "score": NaN}',

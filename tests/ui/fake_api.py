@@ -100,6 +100,9 @@ def populate(world: World) -> World:
     world.sites["demo"] = {
         "name": "demo", "origins": ["http://localhost:*"], "title": "Juniper & Pine",
         "welcome": "Hello! How can I help?", "system_prompt": "",
+        "widget": {"quick_replies": ["Where is my order?"], "timezone": "UTC", "hours": {},
+                   "holidays": [], "link_hosts": [], "consent": False, "privacy_url": "",
+                   "offline_form": True},
         "identifies": False,
     }  # fmt: skip
     world.staff = [

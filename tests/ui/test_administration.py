@@ -16,6 +16,29 @@ def test_a_site_is_changed(console: Console, world: World) -> None:
     assert 'data-site="demo"' in at.code[0].value
 
 
+def test_how_the_chat_of_a_site_behaves(console: Console, world: World) -> None:
+    at = console("sites")
+    assert named(at.text_area, "Quick replies, one a line").value == "Where is my order?"
+    named(at.text_area, "Quick replies, one a line").input("Delivery\n\nReturns")
+    named(at.text_input, "Time zone").input("Europe/Berlin")
+    named(at.text_input, "Monday").input("09:00 - 12:00, 13:00-17:30")
+    named(at.text_area, "Holidays, one a line").input("2026-12-25")
+    named(at.text_area, "Hosts that links may lead to, one a line").input("shop.example")
+    named(at.checkbox, "Ask for consent before anything is stored or sent").check()
+    at = named(at.button, "Save").click().run()
+    assert not at.exception
+    assert world.sites["demo"]["widget"] == {
+        "quick_replies": ["Delivery", "Returns"],
+        "timezone": "Europe/Berlin",
+        "hours": {"mon": ["09:00-12:00", "13:00-17:30"]},
+        "holidays": ["2026-12-25"],
+        "link_hosts": ["shop.example"],
+        "consent": True,
+        "privacy_url": "",
+        "offline_form": True,
+    }
+
+
 def test_a_site_is_added_and_needs_a_name(console: Console, world: World) -> None:
     at = console("sites")
     at = at.selectbox(key="site_choice").select("New site ...").run()

@@ -5,10 +5,19 @@ from streamlit.delta_generator import DeltaGenerator
 
 from ui import session
 from ui.address import server_url
-from ui.answers import RetentionOwn, Site
+from ui.answers import RetentionOwn, Site, SiteWidget
 from ui.show import plural
 
 NEW = "New site ..."
+DAYS = {
+    "mon": "Monday",
+    "tue": "Tuesday",
+    "wed": "Wednesday",
+    "thu": "Thursday",
+    "fri": "Friday",
+    "sat": "Saturday",
+    "sun": "Sunday",
+}
 
 
 def page() -> None:
@@ -43,6 +52,7 @@ def _form(site: Site) -> None:
         prompt = st.text_area(
             "System prompt", site.system_prompt, height=120, placeholder="Empty: the server's own"
         )
+        widget = _chat(site.widget)
         submitted = st.form_submit_button("Save", type="primary")
     if not submitted:
         return
@@ -53,10 +63,11 @@ def _form(site: Site) -> None:
         session.api().save_site(
             Site(
                 name=name.strip(),
-                origins=[line.strip() for line in origins.splitlines() if line.strip()],
+                origins=_lines(origins),
                 title=title.strip(),
                 welcome=welcome.strip(),
                 system_prompt=prompt.strip(),
+                widget=widget,
             )
         )
     st.toast("Saved. New chats use it.")
@@ -105,6 +116,55 @@ def _number(
         label, min_value=least, value=own, step=1, placeholder=f"now {holds}", help=hint
     )
     return None if value is None else int(value)
+
+
+def _chat(widget: SiteWidget) -> SiteWidget:
+    """The fields of the chat's behaviour; gives what they hold now."""
+    st.subheader("Chat", anchor=False)
+    replies = st.text_area(
+        "Quick replies, one a line",
+        "\n".join(widget.quick_replies),
+        help="Buttons under the welcome message, until the visitor writes. At most eight.",
+    )
+    links = st.text_area(
+        "Hosts that links may lead to, one a line",
+        "\n".join(widget.link_hosts),
+        placeholder="Empty: any",
+        help="With their subdomains. Other addresses are shown as text.",
+    )
+    st.subheader("People", anchor=False)
+    zone = st.text_input("Time zone", widget.timezone, help="E.g. Europe/Berlin")
+    st.caption("Hours in which people answer, e.g. 09:00-12:00, 13:00-17:30. All empty: always.")
+    columns = st.columns(2)
+    hours = {
+        day: columns[index % 2].text_input(name, ", ".join(widget.hours.get(day, [])))
+        for index, (day, name) in enumerate(DAYS.items())
+    }
+    holidays = st.text_area(
+        "Holidays, one a line", "\n".join(widget.holidays), placeholder="2026-12-25"
+    )
+    form = st.checkbox("Outside the hours, ask for an e-mail address", widget.offline_form)
+    st.subheader("Privacy", anchor=False)
+    consent = st.checkbox("Ask for consent before anything is stored or sent", widget.consent)
+    privacy = st.text_input("Address of the privacy page", widget.privacy_url)
+    return SiteWidget(
+        quick_replies=_lines(replies),
+        timezone=zone.strip() or "UTC",
+        hours={day: spans for day, text in hours.items() if (spans := _spans(text))},
+        holidays=_lines(holidays),
+        link_hosts=_lines(links),
+        consent=consent,
+        privacy_url=privacy.strip(),
+        offline_form=form,
+    )
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _spans(text: str) -> list[str]:
+    return [span.replace(" ", "") for span in text.split(",") if span.strip()]
 
 
 def _snippet(site: Site) -> None:

@@ -15,6 +15,7 @@ from chatbot.record.tables import Site
 from chatbot.rights.retention import set_site_retention, site_retention
 from chatbot.rights.rules import Overrides
 from chatbot.server.admin.common import Admin, Answer, Body, Stores
+from chatbot.server.site_settings import WidgetSettings
 from chatbot.server.sites import normal_origin
 
 router = APIRouter(prefix="/sites", tags=["sites"])
@@ -23,12 +24,13 @@ Name = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
 class SiteBody(Body):
     """``origins``: pages that may embed the widget, e.g. ``https://shop.example``. An empty
-    ``system_prompt`` means the installation's."""
+    ``system_prompt`` means the installation's. ``widget``: how the chat behaves there."""
 
     origins: list[Annotated[str, Field(max_length=300)]] = Field(max_length=200)
     title: str = Field("", max_length=100)
     welcome: str = Field("", max_length=2000)
     system_prompt: str = Field("", max_length=20000)
+    widget: WidgetSettings = WidgetSettings()
 
 
 class SiteAnswer(Answer):
@@ -39,6 +41,7 @@ class SiteAnswer(Answer):
     title: str
     welcome: str
     system_prompt: str
+    widget: WidgetSettings
     identifies: bool
 
 
@@ -86,7 +89,7 @@ def list_sites(_: Admin, stores: Stores) -> SiteList:
 @router.put("/{name}")
 def put_site(user: Admin, stores: Stores, name: Name, body: SiteBody) -> SiteAnswer:
     """Create or change a site."""
-    values = body.model_dump()
+    values = body.model_dump(mode="json")
     values["origins"] = list(dict.fromkeys(normal_origin(entry) for entry in body.origins))
     with stores.database.exclusive_session("sites") as session:
         row = session.get(Site, name)

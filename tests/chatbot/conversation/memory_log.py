@@ -4,7 +4,7 @@ for tests that need no store. One process, no record."""
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from chatbot.conversation.events import (
     Accepted,
     ConversationId,
     Event,
+    FactSource,
     Head,
     Lease,
     LiveReply,
@@ -215,6 +216,23 @@ class MemoryLog:
             return Accepted(c.ids[field_name], True)
         data = {"text": text, "author": author, "client_message_id": client_message_id}
         c.ids[field_name] = self._append(c, "note.created", data)
+        self._notify(c)
+        return Accepted(c.ids[field_name], False)
+
+    async def describe_visitor(
+        self,
+        conversation_id: ConversationId,
+        *,
+        facts: Mapping[str, str],
+        source: FactSource,
+        client_message_id: str,
+    ) -> Accepted:
+        c = self._get(conversation_id)
+        field_name = f"facts:{client_message_id}"
+        if field_name in c.ids:
+            return Accepted(c.ids[field_name], True)
+        data = {"facts": dict(facts), "source": source, "client_message_id": client_message_id}
+        c.ids[field_name] = self._append(c, "visitor.described", data)
         self._notify(c)
         return Accepted(c.ids[field_name], False)
 

@@ -170,6 +170,13 @@ async def test_client_ids_of_roles_are_kept_apart(log: ConversationLog) -> None:
     assert not said.duplicate
     assert not noted.duplicate
     assert (await log.append_note(cid, text="3", author="anna", client_message_id="1")).duplicate
+    facts = {"plan": "gold"}
+    told = [
+        await log.describe_visitor(cid, facts=facts, source="page", client_message_id="1")
+        for _ in range(2)
+    ]
+    assert [accepted.duplicate for accepted in told] == [False, True]
+    assert (await log.read(cid))[-1].data["facts"] == facts
 
 
 @pytest.mark.parametrize("offset", [0, 1, 2, 3])

@@ -113,7 +113,10 @@ def test_an_expired_token_is_named_so() -> None:
 
 
 def test_the_sites_back_end_vouches_for_its_customer() -> None:
-    assert read_identity(_site(), _sign(SITE_SECRET, sub="42", exp=_now() + 60)) == "42"
+    claims = {"sub": "42", "exp": _now() + 60, "email": "ada@shop.example", "vip": 1, "list": [1]}
+    subject, facts = read_identity(_site(), _sign(SITE_SECRET, **claims))
+    assert subject == "42"
+    assert facts == {"email": "ada@shop.example", "vip": "1"}
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,18 @@ async def test_a_new_visitor(server: Running, shop: str) -> None:
     answer = await _ask(server, shop, site="shop")
     assert answer.status_code == 200
     body = answer.json()
-    assert body["site"] == {"title": "The shop", "welcome": "Hello!"}
+    assert body["site"] == {
+        "title": "The shop",
+        "welcome": "Hello!",
+        "quick_replies": [],
+        "link_hosts": [],
+        "consent": False,
+        "privacy_url": "",
+        "offline_form": True,
+        "max_chars": 8000,
+        "open": True,
+        "opens_at": None,
+    }
     claims = signer_of(server.services).read_visitor(body["token"])
     assert (claims.site, claims.visitor, claims.known) == ("shop", body["visitor_id"], False)
     assert body["expires_at"] == pytest.approx(claims.expires_at * 1000, abs=1000)

@@ -13,6 +13,16 @@ SITE = {
     "title": "Shop",
     "welcome": "Hello!",
     "system_prompt": "Be kind.",
+    "widget": {
+        "quick_replies": ["Where is my order?"],
+        "timezone": "Europe/Berlin",
+        "hours": {"mon": ["09:00-17:30"]},
+        "holidays": ["2026-12-25"],
+        "link_hosts": ["shop.example"],
+        "consent": True,
+        "privacy_url": "https://shop.example/privacy",
+        "offline_form": False,
+    },
 }
 
 
@@ -44,6 +54,7 @@ async def test_a_site_is_made_changed_and_listed(admin: httpx.AsyncClient) -> No
         ("shop", {"origins": None}),
         ("shop", {"title": "x" * 101}),
         ("shop", {"identity_secret": "mine"}),
+        ("shop", {"widget": {"hours": {"mon": ["always"]}}}),
     ],
 )
 async def test_a_bad_site_is_refused(
