@@ -141,6 +141,24 @@ class ConversationRelease(_Frame):
     conversation_id: Id
 
 
+class ConversationTransfer(_Frame):
+    """Hand a conversation that this agent holds to a colleague, or without one back into the
+    queue. Only staff see ``reason``."""
+
+    type: Literal["conversation.transfer"]
+    conversation_id: Id
+    agent: str = Field("", max_length=64)
+    reason: str = Field("", max_length=500)
+
+
+class TagsSet(_Frame):
+    """All tags of the conversation from now on; staff see them, the visitor never does."""
+
+    type: Literal["tags.set"]
+    conversation_id: Id
+    tags: list[Annotated[str, Field(min_length=1, max_length=40)]] = Field(max_length=20)
+
+
 class ConversationClose(_Frame):
     """End the conversation. The visitor sees ``reason`` too."""
 
@@ -175,7 +193,9 @@ DeskFrame = Annotated[
     | ConversationUnwatch
     | ConversationClaim
     | ConversationRelease
+    | ConversationTransfer
     | ConversationClose
+    | TagsSet
     | AgentSend
     | NoteAdd
     | Ping,
@@ -330,10 +350,17 @@ def conversation_listed(
     agent: str,
     created_at: int,
     updated_at: int,
+    since: int,
+    reason: str,
+    asked_at: int,
+    tags: list[str],
     preview: str,
 ) -> dict[str, Any]:
     """A line of the desk's list is new or changed; ``status`` closed takes it off the list.
-    ``preview``: the last message's text, at most 200 characters. Times: Unix ms."""
+
+    ``since``: when this status began, and ``reason`` why. ``asked_at``: the visitor's first
+    message that nobody has answered yet, 0 when there is none. ``preview``: the last message's
+    text, at most 200 characters. Times: Unix ms."""
     return {
         "type": "conversation.listed",
         "conversation_id": conversation_id,
@@ -343,8 +370,18 @@ def conversation_listed(
         "agent": agent,
         "created_at": created_at,
         "updated_at": updated_at,
+        "since": since,
+        "reason": reason,
+        "asked_at": asked_at,
+        "tags": tags,
         "preview": preview,
     }
+
+
+def presence(agents: list[dict[str, Any]]) -> dict[str, Any]:
+    """Who is at a desk now, and has which conversations open: ``[{username, role,
+    conversations}]``, sorted by name. Sent after ``welcome`` and whenever it changes."""
+    return {"type": "presence", "agents": agents}
 
 
 def conversation_watched(

@@ -5,7 +5,7 @@ An event is stored as JSON under its offset. ``offset`` starts at 1 and is conti
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, NewType
+from typing import Any, Literal, NewType, get_args
 
 ConversationId = NewType("ConversationId", str)
 ReplyId = NewType("ReplyId", str)
@@ -23,8 +23,11 @@ EventType = Literal[
     "status.changed",  # {status, previous, reason, actor, agent (who holds it now, or "")}
     "rating.given",  # {score 1..5, comment}
     "note.created",  # {text, author, client_message_id}; staff only
+    "tags.changed",  # {tags (all of them, sorted), actor}; staff only
 ]
-STAFF_ONLY: frozenset[str] = frozenset({"note.created"})
+# What staff add beside the talk. It neither answers nor asks anything.
+StaffEvent = Literal["tags.changed"]
+STAFF_ONLY: frozenset[str] = frozenset({"note.created", *get_args(StaffEvent)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ memory against the same contract suite. Every method may raise StoreUnavailable 
 
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from chatbot.conversation.events import (
     Accepted,
@@ -15,6 +15,7 @@ from chatbot.conversation.events import (
     LiveReply,
     ReplyEnd,
     ReplyId,
+    StaffEvent,
     Status,
     VisitorId,
 )
@@ -93,6 +94,12 @@ class ConversationLog(Protocol):
     async def append_note(
         self, conversation_id: ConversationId, *, text: str, author: str, client_message_id: str
     ) -> Accepted: ...
+
+    async def append_staff_event(
+        self, conversation_id: ConversationId, kind: StaffEvent, data: dict[str, Any]
+    ) -> int:
+        """Append what staff say beside the talk; its offset. Raises NotFound."""
+        ...
 
     async def give_rating(
         self, conversation_id: ConversationId, *, score: int, comment: str

@@ -21,6 +21,7 @@ from chatbot.conversation.events import (
     LiveReply,
     ReplyEnd,
     ReplyId,
+    StaffEvent,
     Status,
     VisitorId,
 )
@@ -215,6 +216,12 @@ class RedisLog:
             conversation_id, "note.created", "note", data, client_message_id, author
         )
 
+    async def append_staff_event(
+        self, conversation_id: ConversationId, kind: StaffEvent, data: dict[str, Any]
+    ) -> int:
+        accepted = await self._append(conversation_id, kind, "staff", data, _random(), "")
+        return accepted.offset
+
     async def give_rating(
         self, conversation_id: ConversationId, *, score: int, comment: str
     ) -> int:
@@ -266,7 +273,7 @@ class RedisLog:
             head = await self.head(conversation_id)
             if head is None:
                 raise NotFound(f"there is no conversation {conversation_id}")
-            if rules.check_move(head.status, head.agent, status, agent) == "nothing":
+            if rules.check_move(head.status, head.agent, status, agent, actor) == "nothing":
                 return head
             reply = await self._run(
                 "status",

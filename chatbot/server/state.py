@@ -9,6 +9,7 @@ from chatbot.server.desk_list import DeskList
 from chatbot.server.hub import Hub
 from chatbot.server.limits import OpenSockets, RateLimiter, SocketLimits
 from chatbot.server.metrics import Metrics
+from chatbot.server.presence import Presence
 from chatbot.services import Services
 
 
@@ -27,6 +28,7 @@ class Room:
             attempts=services.settings.max_attempts,
         )
         self.desk_list = DeskList(services.log)
+        self.presence = Presence(services.redis, limits.presence_interval)
         self.message_rate = RateLimiter(
             services.redis, "messages", services.settings.messages_per_minute
         )

@@ -10,24 +10,27 @@ import { Store } from './store.js';
 const KEPT = 20; // opened conversations that are remembered, to be shown again at once
 const TYPING_MS = 4_000; // "is typing" fades after so long without news
 
-/** Log in; resolves to {token, user}. Throws an Error whose message may be shown. */
-export async function login(username, password) {
+/** Call the admin API; resolves to its answer. Throws an Error whose message may be shown. */
+async function call(method, path, token, body) {
   let response;
   try {
-    response = await fetch(httpUrl('v1/admin/login'), {
-      method: 'POST',
-      headers: { 'Content-Type': 'application/json' },
-      body: JSON.stringify({ username, password }),
+    response = await fetch(httpUrl(`v1/admin/${path}`), {
+      method,
+      headers: { 'Content-Type': 'application/json', ...(token && { Authorization: `Bearer ${token}` }) },
+      body: body && JSON.stringify(body),
       credentials: 'omit',
       signal: AbortSignal.timeout(15_000),
     });
   } catch {
     throw new Error('The server cannot be reached. Try again.');
   }
-  const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(body.error?.message ?? 'The login did not work. Try again.');
-  return body;
+  const answer = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Error(answer.error?.message ?? 'That did not work. Try again.');
+  return answer;
 }
+
+/** Log in; resolves to {token, user}. */
+export const login = (username, password) => call('POST', 'login', '', { username, password });
 
 export class DeskSession {
   #store = new Store('desk', 'sessionStorage');
@@ -37,7 +40,7 @@ export class DeskSession {
   constructor({ onChange, onError, onLogout }) {
     Object.assign(this, { onChange, onError, onLogout });
     this.lines = new Map();
-    this.waitingSince = new Map();
+    this.agents = []; // who is at a desk: {username, role, conversations}
     this.transcripts = new Map();
     this.selected = null;
     this.user = null;
@@ -75,6 +78,7 @@ export class DeskSession {
     this.outbox.clear();
     this.lines.clear();
     this.transcripts.clear();
+    this.agents = [];
     this.selected = null;
     this.onLogout('');
   }
@@ -122,6 +126,25 @@ export class DeskSession {
     this.#act('conversation.release');
   }
 
+  /** To a colleague; with an empty name back into the queue. */
+  transfer(agent, reason) {
+    this.#act('conversation.transfer', { agent, reason });
+  }
+
+  setTags(tags) {
+    this.#act('tags.set', { tags });
+  }
+
+  /** The admin API as this agent. */
+  api(method, path, body) {
+    return call(method, path, this.#store.get('token'), body);
+  }
+
+  /** Colleagues who have a conversation open too. */
+  viewers(id) {
+    return this.agents.filter(({ username, conversations }) => username !== this.user?.username && conversations.includes(id));
+  }
+
   close(reason) {
     this.#act('conversation.close', { reason });
   }
@@ -165,6 +188,7 @@ export class DeskSession {
     if (frame.type === 'welcome') this.#welcome(frame);
     else if (frame.type === 'conversation.listed') this.#list(frame);
     else if (frame.type === 'error') this.#error(frame);
+    else if (frame.type === 'presence') this.agents = frame.agents;
     else if (frame.type === 'typing') this.#typed(frame.conversation_id);
     else this.#conversation(frame);
     this.onChange();
@@ -182,8 +206,6 @@ export class DeskSession {
 
   #list(line) {
     const id = line.conversation_id;
-    if (line.status !== 'waiting') this.waitingSince.delete(id);
-    else if (!this.waitingSince.has(id)) this.waitingSince.set(id, line.updated_at);
     if (line.status === 'closed' && id !== this.selected) this.lines.delete(id);
     else this.lines.set(id, line);
   }

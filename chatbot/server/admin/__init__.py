@@ -5,6 +5,7 @@ from fastapi.responses import RedirectResponse
 
 from chatbot.server.admin import (
     audit,
+    canned,
     conversations,
     keys,
     login,
@@ -31,6 +32,7 @@ TOPICS = (
     sites,
     staff,
     keys,
+    canned,
     audit,
 )
 

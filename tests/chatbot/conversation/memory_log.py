@@ -18,6 +18,7 @@ from chatbot.conversation.events import (
     LiveReply,
     ReplyEnd,
     ReplyId,
+    StaffEvent,
     Status,
     VisitorId,
 )
@@ -217,6 +218,14 @@ class MemoryLog:
         self._notify(c)
         return Accepted(c.ids[field_name], False)
 
+    async def append_staff_event(
+        self, conversation_id: ConversationId, kind: StaffEvent, data: dict[str, Any]
+    ) -> int:
+        c = self._get(conversation_id)
+        offset = self._append(c, kind, data)
+        self._notify(c)
+        return offset
+
     async def give_rating(
         self, conversation_id: ConversationId, *, score: int, comment: str
     ) -> int:
@@ -237,7 +246,7 @@ class MemoryLog:
         agent: str = "",
     ) -> Head:
         c = self._get(conversation_id)
-        if rules.check_move(c.head.status, c.head.agent, status, agent) == "move":
+        if rules.check_move(c.head.status, c.head.agent, status, agent, actor) == "move":
             if status != "bot":
                 self._end_reply(c, "handoff")
             self._status(c, status, reason, actor, agent if status == "human" else "")
