@@ -167,11 +167,33 @@ class ConversationClose(_Frame):
     reason: str = Field("", max_length=500)
 
 
+class SuggestionRef(_Frame):
+    """A draft of a set, as ``suggestions`` named them."""
+
+    suggestions_id: Id
+    draft_id: Id
+
+
 class AgentSend(_Frame):
+    """``suggestion``: the draft that the text began as. It is refused when that answers a question
+    that is not the open one any more."""
+
     type: Literal["message.send"]
     conversation_id: Id
     client_message_id: Id
     text: str
+    suggestion: SuggestionRef | None = None
+
+
+class SuggestionFeedback(_Frame):
+    """What became of drafts: the agent saw the set (``displayed``), or turned one down
+    (``rejected``). One that is sent says so in ``message.send``."""
+
+    type: Literal["suggestion.feedback"]
+    conversation_id: Id
+    suggestions_id: Id
+    displayed: bool = False
+    rejected: Id | None = None
 
 
 class NoteAdd(_Frame):
@@ -197,6 +219,7 @@ DeskFrame = Annotated[
     | ConversationClose
     | TagsSet
     | AgentSend
+    | SuggestionFeedback
     | NoteAdd
     | Ping,
     Field(discriminator="type"),
@@ -382,6 +405,22 @@ def presence(agents: list[dict[str, Any]]) -> dict[str, Any]:
     """Who is at a desk now, and has which conversations open: ``[{username, role,
     conversations}]``, sorted by name. Sent after ``welcome`` and whenever it changes."""
     return {"type": "presence", "agents": agents}
+
+
+def suggestions(conversation_id: str, drafts: dict[str, Any]) -> dict[str, Any]:
+    """Drafts for the open question of a watched conversation: ``{suggestions_id, upto, version,
+    drafts: [{id, text, source, confidence, origin, agreed}], complete}``. Each frame replaces the
+    one before; drafts grow until ``complete``."""
+    return {"type": "suggestions", "conversation_id": conversation_id, **drafts}
+
+
+def suggestions_withdrawn(conversation_id: str, suggestions_id: str) -> dict[str, Any]:
+    """The conversation moved on: these drafts must not be sent any more."""
+    return {
+        "type": "suggestions.withdrawn",
+        "conversation_id": conversation_id,
+        "suggestions_id": suggestions_id,
+    }
 
 
 def conversation_watched(

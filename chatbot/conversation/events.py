@@ -15,7 +15,9 @@ Status = Literal["bot", "waiting", "human", "closed"]
 ReplyEnd = Literal["end", "length", "stopped", "handoff"]
 
 EventType = Literal[
-    "message.created",  # {role: visitor|agent, text, client_message_id, author}
+    # {role: visitor|agent, text, client_message_id, author}; an agent's that began as a draft also
+    # has ``suggestion``: {suggestions_id, upto, version, draft (with its text)}
+    "message.created",
     # {reply_id, text, finish_reason: ReplyEnd, version, upto, usage, confidence, seconds};
     # ``upto``: the reply answers the log up to this offset (later messages were not yet read)
     "reply.completed",
@@ -24,9 +26,13 @@ EventType = Literal[
     "rating.given",  # {score 1..5, comment}
     "note.created",  # {text, author, client_message_id}; staff only
     "tags.changed",  # {tags (all of them, sorted), actor}; staff only
+    # drafts that an agent saw: {suggestions_id, upto, version, drafts, actor}; staff only
+    "suggestions.shown",
+    # {suggestions_id, upto, version, draft, actor}; staff only
+    "suggestion.rejected",
 ]
 # What staff add beside the talk. It neither answers nor asks anything.
-StaffEvent = Literal["tags.changed"]
+StaffEvent = Literal["tags.changed", "suggestions.shown", "suggestion.rejected"]
 STAFF_ONLY: frozenset[str] = frozenset({"note.created", *get_args(StaffEvent)})
 
 
@@ -60,6 +66,13 @@ class Head:
     created_at: int  # Unix ms
     updated_at: int  # Unix ms
     recorded: int = 0  # the record has the events up to this offset
+    asked: int = 0  # offset of the visitor's last message
+    answered: int = 0  # the log is answered up to this offset
+
+    @property
+    def question(self) -> int | None:
+        """Offset of the visitor's last message, if nobody has answered it yet."""
+        return self.asked if self.asked > self.answered else None
 
 
 @dataclass(frozen=True, slots=True)

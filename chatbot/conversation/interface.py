@@ -80,6 +80,7 @@ class ConversationLog(Protocol):
         text: str,
         client_message_id: str,
         author: str,
+        suggestion: dict[str, Any] | None = None,
     ) -> Accepted:
         """Append a message once per ``client_message_id``. A visitor's message while the status
         is ``bot`` also enqueues a reply job in the same atomic step (or marks one as due when a
@@ -87,7 +88,8 @@ class ConversationLog(Protocol):
 
         Raises:
             NotFound: no such conversation.
-            Conflict: an agent writes who does not hold the conversation.
+            Conflict: an agent writes who does not hold the conversation; or the message began as
+                a ``suggestion`` and what that answers (``upto``) is not the open question any more.
         """
         ...
 
@@ -96,9 +98,14 @@ class ConversationLog(Protocol):
     ) -> Accepted: ...
 
     async def append_staff_event(
-        self, conversation_id: ConversationId, kind: StaffEvent, data: dict[str, Any]
+        self,
+        conversation_id: ConversationId,
+        kind: StaffEvent,
+        data: dict[str, Any],
+        event_id: str = "",
     ) -> int:
-        """Append what staff say beside the talk; its offset. Raises NotFound."""
+        """Append what staff say beside the talk, once per ``event_id`` if there is one; its
+        offset. Raises NotFound."""
         ...
 
     async def give_rating(

@@ -197,15 +197,19 @@ class RedisLog:
         text: str,
         client_message_id: str,
         author: str,
+        suggestion: dict[str, Any] | None = None,
     ) -> Accepted:
-        data = {
+        data: dict[str, Any] = {
             "role": role,
             "text": text,
             "client_message_id": client_message_id,
             "author": author,
         }
+        answers = ""
+        if suggestion is not None:
+            data["suggestion"], answers = suggestion, str(suggestion["upto"])
         return await self._append(
-            conversation_id, "message.created", role, data, client_message_id, author
+            conversation_id, "message.created", role, data, client_message_id, author, answers
         )
 
     async def append_note(
@@ -217,9 +221,14 @@ class RedisLog:
         )
 
     async def append_staff_event(
-        self, conversation_id: ConversationId, kind: StaffEvent, data: dict[str, Any]
+        self,
+        conversation_id: ConversationId,
+        kind: StaffEvent,
+        data: dict[str, Any],
+        event_id: str = "",
     ) -> int:
-        accepted = await self._append(conversation_id, kind, "staff", data, _random(), "")
+        name = event_id or _random()
+        accepted = await self._append(conversation_id, kind, "staff", data, name, "")
         return accepted.offset
 
     async def give_rating(
@@ -242,6 +251,7 @@ class RedisLog:
         data: Mapping[str, Any],
         client_id: str,
         author: str,
+        answers: str = "",
     ) -> Accepted:
         field = keys.ID_FIELD.format(role=role, client_id=client_id)
         reply = await self._run(
@@ -253,8 +263,11 @@ class RedisLog:
             to_json(data),
             author,
             _random(),
+            answers,
             sync=self._wait_for_disk,
         )
+        if reply[0] == "moved":
+            raise Conflict("the conversation has moved on: this draft is withdrawn")
         if reply[0] == "conflict":
             held = f"held by {reply[2]}" if reply[2] else reply[1]
             raise Conflict(f"{author} does not hold this conversation (it is {held})")

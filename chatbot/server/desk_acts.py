@@ -1,11 +1,14 @@
 """What an agent does to conversations: claim, hand over, give back, close, write, tag."""
 
 import asyncio
+from typing import Any
 
 from chatbot import protocol
+from chatbot.assist.board import AssistBoard, DraftSet
 from chatbot.conversation.events import Accepted, ConversationId, Status
 from chatbot.errors import Conflict, InputError
 from chatbot.server.auth import StaffClaims
+from chatbot.server.desk_assist import find_draft, find_set
 from chatbot.server.staff import find_staff
 from chatbot.server.state import Room
 
@@ -19,6 +22,7 @@ class DeskActs:
         self._log = room.services.log
         self._user = claims.username
         self._role = claims.role
+        self._board = AssistBoard(room.services.redis)
 
     async def claim(self, name: ConversationId) -> None:
         await self._move(name, "human", "claimed", agent=self._user)
@@ -69,6 +73,7 @@ class DeskActs:
                 text=text,
                 client_message_id=frame.client_message_id,
                 author=self._user,
+                suggestion=await self._suggestion(name, frame.suggestion),
             )
         else:
             accepted = await self._log.append_note(
@@ -77,6 +82,31 @@ class DeskActs:
         if not accepted.duplicate:
             self._room.metrics.message("agent" if frame.type == "message.send" else "note")
         return accepted
+
+    async def _suggestion(
+        self, name: ConversationId, ref: protocol.SuggestionRef | None
+    ) -> dict[str, Any] | None:
+        if ref is None:
+            return None
+        found = await find_set(self._board, name, ref.suggestions_id)
+        return _fate(found, draft=find_draft(found, ref.draft_id).to_wire())
+
+    async def feedback(self, frame: protocol.SuggestionFeedback) -> None:
+        """Note once that the drafts were seen, or that one was turned down."""
+        name = ConversationId(frame.conversation_id)
+        found = await find_set(self._board, name, frame.suggestions_id)
+        if frame.displayed:
+            data = _fate(found, drafts=[draft.to_wire() for draft in found.drafts])
+            data["actor"] = self._user
+            await self._log.append_staff_event(
+                name, "suggestions.shown", data, f"shown.{found.id}.{self._user}"
+            )
+        if frame.rejected is not None:
+            data = _fate(found, draft=find_draft(found, frame.rejected).to_wire())
+            data["actor"] = self._user
+            await self._log.append_staff_event(
+                name, "suggestion.rejected", data, f"rejected.{found.id}.{frame.rejected}"
+            )
 
     async def _move(
         self, name: ConversationId, status: Status, reason: str, agent: str = ""
@@ -87,3 +117,13 @@ class DeskActs:
         if head is not None and others and (self._role != "admin" or status == "human"):
             raise Conflict(f"{head.agent} holds this conversation", agent=head.agent)
         await self._log.change_status(name, status, reason=reason, actor=self._user, agent=agent)
+
+
+def _fate(found: DraftSet, **what: Any) -> dict[str, Any]:
+    """What an event says of the set that a draft was in."""
+    return {
+        "suggestions_id": found.id,
+        "upto": found.upto,
+        "version": found.version,
+        **what,
+    }

@@ -14,6 +14,7 @@ from fastapi import APIRouter, WebSocket
 
 from chatbot import protocol
 from chatbot.conversation.events import ConversationId
+from chatbot.conversation.interface import Catchup
 from chatbot.crew import Crew, end_tasks
 from chatbot.errors import (
     FrontdeskError,
@@ -25,8 +26,9 @@ from chatbot.errors import (
 from chatbot.protocol import SocketState
 from chatbot.server.auth import StaffClaims, read_staff
 from chatbot.server.desk_acts import DeskActs
+from chatbot.server.desk_assist import DeskAssist
 from chatbot.server.desk_list import Line
-from chatbot.server.follow import Follower, Frame, LogReset, live_frame, seen_events, staff_view
+from chatbot.server.follow import Follower, LogReset, live_frame, seen_events, staff_view
 from chatbot.server.hub import Watcher
 from chatbot.server.presence import Agents, DeskPresence
 from chatbot.server.sockets import Peer, read_log, run_socket
@@ -172,23 +174,32 @@ class _Desk:
         """Stream one conversation, staff-only events included, until it is unwatched."""
         with self._room.hub.watch(conversation_id) as watcher:
             try:
-                follower = await self._open(conversation_id, epoch, offset)
+                assist = DeskAssist(self._peer, self._user, conversation_id)
+                follower = await self._open(conversation_id, epoch, offset, assist)
                 while True:
                     await watcher.wait()
                     await self._tell_typing(conversation_id, watcher)
+                    if watcher.take_drafts():
+                        await assist.news()
                     try:
-                        frames = await self._advance(conversation_id, follower)
+                        catchup = await self._catch_up(conversation_id, follower)
+                        frames = follower.advance(catchup)
                     except LogReset:
-                        follower = await self._open(conversation_id, None, None)
+                        follower = await self._open(conversation_id, None, None, assist)
                         continue
                     for frame in frames:
                         await self._peer.send({**frame, "conversation_id": conversation_id})
+                    await assist.look(catchup.head)
             except NotFound as problem:
                 self._watched.pop(conversation_id, None)
                 await self._peer.send(protocol.error_of(problem, conversation_id=conversation_id))
 
     async def _open(
-        self, conversation_id: ConversationId, epoch: str | None, offset: int | None
+        self,
+        conversation_id: ConversationId,
+        epoch: str | None,
+        offset: int | None,
+        assist: DeskAssist,
     ) -> Follower:
         """Send ``conversation.watched`` with what the desk lacks."""
         catchup = await read_log(
@@ -207,14 +218,14 @@ class _Desk:
                 live_reply=live_frame(catchup.live),
             )
         )
+        await assist.look(head)
         return Follower(catchup, staff_view)
 
-    async def _advance(self, conversation_id: ConversationId, follower: Follower) -> list[Frame]:
-        catchup = await read_log(
+    async def _catch_up(self, conversation_id: ConversationId, follower: Follower) -> Catchup:
+        return await read_log(
             self._room.limits,
             lambda: self._log.catch_up(conversation_id, follower.epoch, follower.offset),
         )
-        return follower.advance(catchup)
 
     async def _tell_typing(self, conversation_id: ConversationId, watcher: Watcher) -> None:
         if watcher.typing:
@@ -258,6 +269,8 @@ class _Desk:
                 await self._acts.tag(ConversationId(frame.conversation_id), frame.tags)
             case protocol.AgentSend() | protocol.NoteAdd():
                 await self._write(frame)
+            case protocol.SuggestionFeedback():
+                await self._acts.feedback(frame)
             case protocol.Ping():
                 await self._peer.send(protocol.pong())
             case protocol.DeskHello():

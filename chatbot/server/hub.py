@@ -14,6 +14,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from chatbot.assist.board import ASSIST_CHANNEL
 from chatbot.conversation.events import ConversationId
 from chatbot.conversation.interface import ConversationLog
 from chatbot.crew import end_tasks
@@ -28,13 +29,20 @@ MANY = 1000  # changed conversations that a desk's watcher remembers one by one
 
 
 class Watcher:
-    """Woken when one conversation changed. ``typing`` is set when its visitor types."""
+    """Woken when one conversation changed. ``typing`` is set when its visitor types, ``drafts``
+    when the drafts for its agent changed."""
 
-    __slots__ = ("_event", "typing")
+    __slots__ = ("_event", "drafts", "typing")
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
         self.typing = False
+        self.drafts = False
+
+    def take_drafts(self) -> bool:
+        """Whether drafts changed since the last call."""
+        changed, self.drafts = self.drafts, False
+        return changed
 
     def wake(self) -> None:
         self._event.set()
@@ -153,13 +161,16 @@ class Hub:
 
     async def _follow_people(self) -> None:
         async with self._redis.pubsub(ignore_subscribe_messages=True) as channel:
-            await channel.subscribe(TYPING_CHANNEL, PRESENCE_CHANNEL)
+            await channel.subscribe(TYPING_CHANNEL, PRESENCE_CHANNEL, ASSIST_CHANNEL)
             async for message in channel.listen():
                 if message["channel"] == PRESENCE_CHANNEL:
                     self.look_at_presence()
                     continue
                 for watcher in self._watchers.get(ConversationId(message["data"]), ()):
-                    watcher.typing = True
+                    if message["channel"] == TYPING_CHANNEL:
+                        watcher.typing = True
+                    else:
+                        watcher.drafts = True
                     watcher.wake()
 
     async def _keep(self, follow: Callable[[], Awaitable[None]], name: str) -> None:

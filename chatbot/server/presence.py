@@ -37,7 +37,7 @@ class Presence:
         """``[{username, role, conversations}]`` by name, the desks of one person joined; None
         while the store is away."""
         try:
-            fields = as_text(await self._redis.hgetall(PRESENCE))  # type: ignore[misc]
+            fields = as_text(await self._redis.hgetall(PRESENCE))
         except (RedisError, OSError) as error:
             log.debug("presence.not_read", error=str(error))
             return None
@@ -57,7 +57,7 @@ class Presence:
 
     async def _drop(self, desk: str) -> None:
         with suppress(RedisError, OSError):
-            await self._redis.hdel(PRESENCE, desk)  # type: ignore[misc]
+            await self._redis.hdel(PRESENCE, desk)
 
 
 class DeskPresence:
@@ -77,11 +77,11 @@ class DeskPresence:
             "at": time.time(),
         }
         with suppress(RedisError, OSError):
-            await self._redis.hset(PRESENCE, self._desk, json.dumps(entry))  # type: ignore[misc]
+            await self._redis.hset(PRESENCE, self._desk, json.dumps(entry))
             if changed:
                 await self._redis.publish(PRESENCE_CHANNEL, "")
 
     async def remove(self) -> None:
         with suppress(RedisError, OSError):
-            await self._redis.hdel(PRESENCE, self._desk)  # type: ignore[misc]
+            await self._redis.hdel(PRESENCE, self._desk)
             await self._redis.publish(PRESENCE_CHANNEL, "")

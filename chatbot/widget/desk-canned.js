@@ -53,7 +53,6 @@ export class Canned {
     this.#chosen = Math.min(this.#chosen, Math.max(0, this.#shown.length - 1));
     if (query && !this.open) this.load().then(() => this.open && this.update()); // somebody may have changed them
     $('canned').hidden = !query;
-    this.field.setAttribute('aria-expanded', String(Boolean(query)));
     if (query) this.#show();
     else this.field.removeAttribute('aria-activedescendant');
   }

@@ -1,12 +1,13 @@
 /** The column beside a conversation: its tags, and what is known of it. */
 import { $, make, refill } from './desk-dom.js';
 import { STATUS } from './desk-list.js';
+import { summaryOf } from './desk-summary.js';
 
 const MOST_TAGS = 20;
 
 function versionsOf({ events, live }) {
   const counts = new Map();
-  for (const { version } of [...events, live ?? {}]) if (version) counts.set(version, (counts.get(version) ?? 0) + 1);
+  for (const { version } of [...events.filter(({ type }) => type.startsWith('reply.')), live ?? {}]) if (version) counts.set(version, (counts.get(version) ?? 0) + 1);
   return [...counts].map(([version, count]) => `${version} (${count} ${count === 1 ? 'reply' : 'replies'})`).join('\n');
 }
 
@@ -18,7 +19,7 @@ function factsOf(line, transcript) {
     ['Visitor', line.visitor],
     ['Site', line.site],
     ['Status', STATUS[transcript.status]],
-    ['Why', line.reason ?? ''],
+    ['Why', transcript.status === 'waiting' ? (line.reason ?? '') : ''],
     ['Held by', transcript.agent],
     ['Started', started ? new Date(started).toLocaleString() : ''],
     ['Messages', String(events.filter((event) => /^(message|reply)\./u.test(event.type)).length)],
@@ -26,6 +27,16 @@ function factsOf(line, transcript) {
     ['Rating', rating ? `${'★'.repeat(rating.score)} ${rating.comment ?? ''}` : ''],
     ['Conversation', line.conversation_id],
   ].filter(([, value]) => value);
+}
+
+function summaryNodes({ problem, tried, open, partial }) {
+  const rows = [
+    ['Problem', problem ? [problem] : []],
+    ['Answered so far', tried],
+    ['Open', open.length ? open : ['Nothing: the last message was answered']],
+    ['What the bot had begun', partial ? [partial] : []],
+  ].filter(([, lines]) => lines.length);
+  return rows.flatMap(([name, lines]) => [make('dt', '', name), ...lines.map((line) => make('dd', '', line))]);
 }
 
 export class Facts {
@@ -42,6 +53,8 @@ export class Facts {
     const facts = factsOf(line, transcript);
     refill($('facts'), facts, () => facts.flatMap(([name, value]) => [make('dt', '', name), make('dd', /^[vuc]-/u.test(value) ? 'id' : '', value)]));
     this.#showTags();
+    const short = summaryOf(transcript);
+    refill($('summary'), short, () => summaryNodes(short));
   }
 
   get #tags() {

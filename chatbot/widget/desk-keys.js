@@ -30,6 +30,7 @@ export class Keys {
       if (event.key === 'Escape' && event.target.closest('.leaves')) event.target.blur();
       return;
     }
+    if (event.target.closest?.('[data-draft]')) return; // desk-assist.js
     if (event.target === $('log') && event.key.startsWith('Arrow')) return; // scrolls
     const action = this.actions.get(event.key);
     if (!action) return;

@@ -1,4 +1,5 @@
 /** The agent's desk: puts a DeskSession on the page and the agent's wishes into the session. */
+import { Assist } from './desk-assist.js';
 import { Canned, nextBlank } from './desk-canned.js';
 import { $, duration, face, refill, setText, shortName } from './desk-dom.js';
 import { Facts } from './desk-facts.js';
@@ -13,11 +14,15 @@ let writingNote = false;
 let notice = null; // {text, id, until}
 let shownId = null;
 
-const session = new DeskSession({ onChange: changed, onError: tell, onLogout: showGate });
+let editing = null; // the draft that the text in the field began as
+
+const session = new DeskSession({ onChange: changed, onError: tell, onLogout: showGate, onWithdrawn });
 const messages = new Messages($('log'), (id) => session.retry(id));
 const list = new ConversationList(session, open);
 const facts = new Facts(session);
 const canned = new Canned(session, { values: variables, onError: (text) => tell(text, null), onInsert: show });
+
+const assist = new Assist(session, { edit: editDraft, tell: (text) => tell(text, session.selected), leave: () => $('text').focus() });
 
 function tell(text, id) {
   notice = { text, id, until: Date.now() + NOTICE_MS };
@@ -190,6 +195,7 @@ function show() {
   showTalk();
   showNotice();
   facts.show(openLine());
+  assist.show();
 }
 
 // -- the agent's wishes
@@ -198,6 +204,7 @@ function open(id) {
   session.select(id);
   window.history.replaceState(null, '', `#${id}`);
   writingNote = false;
+  editing = null;
   $('text').value = '';
   canned.update();
   show();
@@ -231,10 +238,25 @@ function send(event) {
     show();
     return;
   }
-  session.write(writingNote ? 'note.add' : 'message.send', text);
+  session.write(writingNote ? 'note.add' : 'message.send', text, writingNote ? null : editing);
   $('text').value = '';
+  editing = null;
   show();
   messages.toEnd();
+}
+
+function editDraft(text, ref) {
+  setMode(false);
+  editing = ref;
+  $('text').value = text;
+  show();
+  $('text').setSelectionRange(text.length, text.length);
+}
+
+function onWithdrawn(id) {
+  if (editing?.suggestions_id !== id) return;
+  editing = null;
+  if ($('text').value) tell('The conversation moved on while you edited a draft: read again before you send.', session.selected);
 }
 
 function press(id) {
@@ -262,6 +284,9 @@ new Keys([
   { keys: ['x'], does: 'close the conversation', action: () => press('close') },
   { keys: ['w'], does: 'write a reply', action: () => setMode(false) },
   { keys: ['/'], does: 'choose a canned reply', action: writeCanned },
+  { keys: ['a'], does: 'send the first draft', action: () => assist.act('send') },
+  { keys: ['e'], does: 'edit the first draft', action: () => assist.act('edit') },
+  { keys: ['d'], does: 'go to the drafts: Enter sends, e edits, Delete turns down', action: () => assist.enter() },
   { keys: ['n'], does: 'write a private note', action: () => setMode(true) },
   { keys: ['g'], does: 'add a tag', action: () => $('tag').focus() },
   { keys: ['m'], does: 'keep the canned replies', action: () => canned.manage() },
@@ -271,6 +296,7 @@ new Keys([
 /** Enter sends; with Ctrl, Cmd or Shift it is a new line. */
 function onTextKey(event) {
   if (event.isComposing || canned.key(event)) return;
+  if (event.key === 'ArrowDown' && !$('text').value && assist.enter()) event.preventDefault();
   if (event.key !== 'Enter' || event.shiftKey) return;
   event.preventDefault();
   if (!event.ctrlKey && !event.metaKey) send();
@@ -318,6 +344,7 @@ function wire() {
   $('text').addEventListener('keydown', onTextKey);
   $('text').addEventListener('input', () => {
     canned.update();
+    if (!$('text').value) editing = null;
     changed();
   });
   $('text').addEventListener('blur', () => ($('canned').hidden = true));

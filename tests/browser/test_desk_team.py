@@ -111,7 +111,9 @@ async def test_the_help_lists_every_key_and_so_does_the_guide(stage: Stage) -> N
     await desk.page.keyboard.press("?")
     rows = desk.page.locator("#keys dt")
     await expect(rows.first).to_be_visible()
-    shown = [" ".join(re.findall(r"\S+", text)) for text in await rows.all_inner_texts()]
+    shown = await rows.evaluate_all(
+        "nodes => nodes.map(node => [...node.children].map(key => key.textContent).join(' '))"
+    )
     meanings = await desk.page.locator("#keys dd").all_inner_texts()
     guide = (ROOT / "docs" / "desk.md").read_text()
     rows_of_guide = re.findall(r"^\| (`.+?`) \| (.+?) \|$", guide, re.MULTILINE)
@@ -125,7 +127,9 @@ async def test_axe_finds_nothing(stage: Stage, scheme: str) -> None:
     await chat.send("I need help")
     token = stage.staff("ben")
     assert signer_of(stage.server.services).read_staff(token)
-    context = await stage.visitor(color_scheme=scheme, viewport={"width": 1360, "height": 820})
+    context = await stage.visitor(
+        color_scheme=scheme, reduced_motion="reduce", viewport={"width": 1360, "height": 820}
+    )
     page = await context.new_page()
     await page.goto(f"{stage.network.url}/desk")
     assert await violations(page) == []

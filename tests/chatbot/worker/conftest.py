@@ -62,9 +62,9 @@ class Place:
         settings = self.services.settings.model_copy(update=changes)
         return replace(self, services=replace(self.services, settings=settings))
 
-    def version(self, name: str, live: bool = True) -> Path:
-        """A tuned version; its directory."""
-        directory = make_version(self.artifacts, name)
+    def version(self, name: str, live: bool = True, **facts: Any) -> Path:
+        """A tuned version; its directory. ``facts``: more fields of its manifest."""
+        directory = make_version(self.artifacts, name, **facts)
         self.services.versions.register(directory)
         if live:
             self.services.versions.promote(name, "ada", "a test", override=True)
