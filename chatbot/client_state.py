@@ -230,7 +230,7 @@ class ChatState:
                 return self._end(frame, "failed", "")
             case "status.changed":
                 self.status = frame["status"]
-                return [StatusChanged(frame["status"], frame["actor"])]
+                return [StatusChanged(frame["status"], frame.get("agent") or frame["actor"])]
             case _:
                 return []
 

@@ -176,6 +176,24 @@ class ConversationRelease(_Frame):
     conversation_id: Id
 
 
+class ConversationTransfer(_Frame):
+    """Hand a conversation that this agent holds to a colleague, or without one back into the
+    queue. Only staff see ``reason``."""
+
+    type: Literal["conversation.transfer"]
+    conversation_id: Id
+    agent: str = Field("", max_length=64)
+    reason: str = Field("", max_length=500)
+
+
+class TagsSet(_Frame):
+    """All tags of the conversation from now on; staff see them, the visitor never does."""
+
+    type: Literal["tags.set"]
+    conversation_id: Id
+    tags: list[Annotated[str, Field(min_length=1, max_length=40)]] = Field(max_length=20)
+
+
 class ConversationClose(_Frame):
     """End the conversation. The visitor sees ``reason`` too."""
 
@@ -184,11 +202,33 @@ class ConversationClose(_Frame):
     reason: str = Field("", max_length=500)
 
 
+class SuggestionRef(_Frame):
+    """A draft of a set, as ``suggestions`` named them."""
+
+    suggestions_id: Id
+    draft_id: Id
+
+
 class AgentSend(_Frame):
+    """``suggestion``: the draft that the text began as. It is refused when that answers a question
+    that is not the open one any more."""
+
     type: Literal["message.send"]
     conversation_id: Id
     client_message_id: Id
     text: str
+    suggestion: SuggestionRef | None = None
+
+
+class SuggestionFeedback(_Frame):
+    """What became of drafts: the agent saw the set (``displayed``), or turned one down
+    (``rejected``). One that is sent says so in ``message.send``."""
+
+    type: Literal["suggestion.feedback"]
+    conversation_id: Id
+    suggestions_id: Id
+    displayed: bool = False
+    rejected: Id | None = None
 
 
 class NoteAdd(_Frame):
@@ -220,8 +260,11 @@ DeskFrame = Annotated[
     | ConversationUnwatch
     | ConversationClaim
     | ConversationRelease
+    | ConversationTransfer
     | ConversationClose
+    | TagsSet
     | AgentSend
+    | SuggestionFeedback
     | NoteAdd
     | Ping,
     Field(discriminator="type"),
@@ -389,10 +432,17 @@ def conversation_listed(
     agent: str,
     created_at: int,
     updated_at: int,
+    since: int,
+    reason: str,
+    asked_at: int,
+    tags: list[str],
     preview: str,
 ) -> dict[str, Any]:
     """A line of the desk's list is new or changed; ``status`` closed takes it off the list.
-    ``preview``: the last message's text, at most 200 characters. Times: Unix ms."""
+
+    ``since``: when this status began, and ``reason`` why. ``asked_at``: the visitor's first
+    message that nobody has answered yet, 0 when there is none. ``preview``: the last message's
+    text, at most 200 characters. Times: Unix ms."""
     return {
         "type": "conversation.listed",
         "conversation_id": conversation_id,
@@ -402,7 +452,33 @@ def conversation_listed(
         "agent": agent,
         "created_at": created_at,
         "updated_at": updated_at,
+        "since": since,
+        "reason": reason,
+        "asked_at": asked_at,
+        "tags": tags,
         "preview": preview,
+    }
+
+
+def presence(agents: list[dict[str, Any]]) -> dict[str, Any]:
+    """Who is at a desk now, and has which conversations open: ``[{username, role,
+    conversations}]``, sorted by name. Sent after ``welcome`` and whenever it changes."""
+    return {"type": "presence", "agents": agents}
+
+
+def suggestions(conversation_id: str, drafts: dict[str, Any]) -> dict[str, Any]:
+    """Drafts for the open question of a watched conversation: ``{suggestions_id, upto, version,
+    drafts: [{id, text, source, confidence, origin, agreed}], complete}``. Each frame replaces the
+    one before; drafts grow until ``complete``."""
+    return {"type": "suggestions", "conversation_id": conversation_id, **drafts}
+
+
+def suggestions_withdrawn(conversation_id: str, suggestions_id: str) -> dict[str, Any]:
+    """The conversation moved on: these drafts must not be sent any more."""
+    return {
+        "type": "suggestions.withdrawn",
+        "conversation_id": conversation_id,
+        "suggestions_id": suggestions_id,
     }
 
 

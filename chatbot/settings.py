@@ -146,6 +146,9 @@ class Settings(BaseSettings):
     max_attempts: int = Field(
         3, ge=1, description="Workers that may try one reply before it fails and goes to people."
     )
+    assist_running: int = Field(
+        2, ge=0, description="Agents' questions that one worker drafts for at once. 0: no drafts."
+    )
     worker_metrics_port: int = Field(
         0, ge=0, le=65535, description="Port of the worker's own /metrics. 0: none."
     )

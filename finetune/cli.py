@@ -1,4 +1,4 @@
-"""The commands of this package: train, evaluate, transcripts."""
+"""The commands of this package: train, evaluate, preferences, transcripts."""
 
 import json
 import uuid
@@ -31,6 +31,7 @@ def add_commands(app: typer.Typer) -> None:
     """Add the commands to ``frontdesk``."""
     app.command()(train)
     app.command()(evaluate)
+    app.command()(preferences)
     app.add_typer(transcripts, name="transcripts")
 
 
@@ -257,3 +258,23 @@ def evaluate(
         return
     console.print(summary(report))
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+
+
+def preferences(
+    out: Annotated[Path, typer.Argument(help="JSON lines file to write.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Write what agents preferred to drafts, as pairs for preference training (trl's format)."""
+    from chatbot.bootstrap import open_database
+    from chatbot.review_data import site_prompts
+    from finetune.preferences import preference_pairs
+    from finetune.storage import write_whole
+
+    settings = load_settings(data_dir=data_dir)
+    with closing(open_database(settings)) as database:
+        prompts = site_prompts(database, settings.system_prompt)
+        lines = [
+            json.dumps(pair, ensure_ascii=False) for pair in preference_pairs(database, prompts)
+        ]
+    write_whole(out, "".join(line + "\n" for line in lines).encode())
+    Console().print(f"{len(lines)} pairs in {out}")

@@ -22,6 +22,8 @@ FORBIDDEN = {
     "chatbot.conversation": ("chatbot.server", "chatbot.worker", "chatbot.engine", "torch"),
     "chatbot.completions": ("chatbot.server", "chatbot.worker", "chatbot.engine", "torch"),
     "chatbot.completions.wire": ("asyncio", "redis", "fastapi"),
+    "chatbot.assist": ("chatbot.server", "chatbot.worker", "chatbot.engine", "torch", "fastapi"),
+    "chatbot.assist.drafts": ("asyncio", "redis", "sqlalchemy"),
     "chatbot.engine": (
         "chatbot.server",
         "chatbot.worker",

@@ -40,4 +40,6 @@ def head_of(fields: Mapping[str, str]) -> Head:
         created_at=int(fields["created"]),
         updated_at=int(fields["updated"]),
         recorded=int(fields["recorded"]),
+        asked=int(fields["asked"]),
+        answered=int(fields["answered"]),
     )

@@ -5,7 +5,7 @@ An event is stored as JSON under its offset. ``offset`` starts at 1 and is conti
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, NewType
+from typing import Any, Literal, NewType, get_args
 
 ConversationId = NewType("ConversationId", str)
 ReplyId = NewType("ReplyId", str)
@@ -16,7 +16,9 @@ FactSource = Literal["page", "form", "identity"]
 ReplyEnd = Literal["end", "length", "stopped", "handoff"]
 
 EventType = Literal[
-    "message.created",  # {role: visitor|agent, text, client_message_id, author}
+    # {role: visitor|agent, text, client_message_id, author}; an agent's that began as a draft also
+    # has ``suggestion``: {suggestions_id, upto, version, draft (with its text)}
+    "message.created",
     # {reply_id, text, finish_reason: ReplyEnd, version, upto, usage, confidence, seconds};
     # ``upto``: the reply answers the log up to this offset (later messages were not yet read)
     "reply.completed",
@@ -27,8 +29,15 @@ EventType = Literal[
     # {facts: {name: value}, source: page|form|identity, client_message_id}; staff only. Only
     # ``identity`` is vouched for: the others are what a browser says
     "visitor.described",
+    "tags.changed",  # {tags (all of them, sorted), actor}; staff only
+    # drafts that an agent saw: {suggestions_id, upto, version, drafts, actor}; staff only
+    "suggestions.shown",
+    # {suggestions_id, upto, version, draft, actor}; staff only
+    "suggestion.rejected",
 ]
-STAFF_ONLY: frozenset[str] = frozenset({"note.created", "visitor.described"})
+# What staff add beside the talk. It neither answers nor asks anything.
+StaffEvent = Literal["tags.changed", "suggestions.shown", "suggestion.rejected"]
+STAFF_ONLY: frozenset[str] = frozenset({"note.created", "visitor.described", *get_args(StaffEvent)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,13 @@ class Head:
     created_at: int  # Unix ms
     updated_at: int  # Unix ms
     recorded: int = 0  # the record has the events up to this offset
+    asked: int = 0  # offset of the visitor's last message
+    answered: int = 0  # the log is answered up to this offset
+
+    @property
+    def question(self) -> int | None:
+        """Offset of the visitor's last message, if nobody has answered it yet."""
+        return self.asked if self.asked > self.answered else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ memory against the same contract suite. Every method may raise StoreUnavailable 
 
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from chatbot.conversation.events import (
     Accepted,
@@ -16,6 +16,7 @@ from chatbot.conversation.events import (
     LiveReply,
     ReplyEnd,
     ReplyId,
+    StaffEvent,
     Status,
     VisitorId,
 )
@@ -81,6 +82,7 @@ class ConversationLog(Protocol):
         text: str,
         client_message_id: str,
         author: str,
+        suggestion: dict[str, Any] | None = None,
     ) -> Accepted:
         """Append a message once per ``client_message_id``. A visitor's message while the status
         is ``bot`` also enqueues a reply job in the same atomic step (or marks one as due when a
@@ -88,13 +90,25 @@ class ConversationLog(Protocol):
 
         Raises:
             NotFound: no such conversation.
-            Conflict: an agent writes who does not hold the conversation.
+            Conflict: an agent writes who does not hold the conversation; or the message began as
+                a ``suggestion`` and what that answers (``upto``) is not the open question any more.
         """
         ...
 
     async def append_note(
         self, conversation_id: ConversationId, *, text: str, author: str, client_message_id: str
     ) -> Accepted: ...
+
+    async def append_staff_event(
+        self,
+        conversation_id: ConversationId,
+        kind: StaffEvent,
+        data: dict[str, Any],
+        event_id: str = "",
+    ) -> int:
+        """Append what staff say beside the talk, once per ``event_id`` if there is one; its
+        offset. Raises NotFound."""
+        ...
 
     async def give_rating(
         self, conversation_id: ConversationId, *, score: int, comment: str

@@ -22,6 +22,7 @@ from chatbot.conversation.events import (
     LiveReply,
     ReplyEnd,
     ReplyId,
+    StaffEvent,
     Status,
     VisitorId,
 )
@@ -199,15 +200,19 @@ class RedisLog(Upkeep):
         text: str,
         client_message_id: str,
         author: str,
+        suggestion: dict[str, Any] | None = None,
     ) -> Accepted:
-        data = {
+        data: dict[str, Any] = {
             "role": role,
             "text": text,
             "client_message_id": client_message_id,
             "author": author,
         }
+        answers = ""
+        if suggestion is not None:
+            data["suggestion"], answers = suggestion, str(suggestion["upto"])
         return await self._append(
-            conversation_id, "message.created", role, data, client_message_id, author
+            conversation_id, "message.created", role, data, client_message_id, author, answers
         )
 
     async def append_note(
@@ -217,6 +222,17 @@ class RedisLog(Upkeep):
         return await self._append(
             conversation_id, "note.created", "note", data, client_message_id, author
         )
+
+    async def append_staff_event(
+        self,
+        conversation_id: ConversationId,
+        kind: StaffEvent,
+        data: dict[str, Any],
+        event_id: str = "",
+    ) -> int:
+        name = event_id or _random()
+        accepted = await self._append(conversation_id, kind, "staff", data, name, "")
+        return accepted.offset
 
     async def give_rating(
         self, conversation_id: ConversationId, *, score: int, comment: str
@@ -251,6 +267,7 @@ class RedisLog(Upkeep):
         data: Mapping[str, Any],
         client_id: str,
         author: str,
+        answers: str = "",
     ) -> Accepted:
         field = keys.ID_FIELD.format(role=role, client_id=client_id)
         reply = await self._run(
@@ -262,8 +279,11 @@ class RedisLog(Upkeep):
             to_json(data),
             author,
             _random(),
+            answers,
             sync=self._wait_for_disk,
         )
+        if reply[0] == "moved":
+            raise Conflict("the conversation has moved on: this draft is withdrawn")
         if reply[0] == "conflict":
             held = f"held by {reply[2]}" if reply[2] else reply[1]
             raise Conflict(f"{author} does not hold this conversation (it is {held})")
@@ -282,7 +302,7 @@ class RedisLog(Upkeep):
             head = await self.head(conversation_id)
             if head is None:
                 raise NotFound(f"there is no conversation {conversation_id}")
-            if rules.check_move(head.status, head.agent, status, agent) == "nothing":
+            if rules.check_move(head.status, head.agent, status, agent, actor) == "nothing":
                 return head
             reply = await self._run(
                 "status",

@@ -27,6 +27,7 @@ MOVES: dict[Status, dict[Status, str]] = {
     },
     "human": {
         "bot": "the agent gives it back to the bot",
+        "human": "the agent who holds it hands it to a colleague",
         "waiting": "the agent who holds it puts it back into the queue",
         "closed": "it is over",
     },
@@ -38,11 +39,11 @@ MOVES: dict[Status, dict[Status, str]] = {
 
 
 def check_move(
-    status: Status, holder: str, target: Status, agent: str
+    status: Status, holder: str, target: Status, agent: str, actor: str = ""
 ) -> Literal["move", "nothing"]:
-    """Whether a conversation may go from ``status`` (held by ``holder`` while human) to
-    ``target``. ``agent`` is who claims it, or who puts it back into the queue. ``nothing``: it is
-    there already, e.g. a click that was sent twice.
+    """Whether ``actor`` may take a conversation from ``status`` (held by ``holder`` while human)
+    to ``target``. ``agent`` is who will hold it, or who puts it back into the queue. ``nothing``:
+    it is there already, e.g. a click that was sent twice.
 
     Raises:
         InputError: ``human`` without an agent, or an unknown status.
@@ -53,9 +54,11 @@ def check_move(
     if target == "human" and not agent:
         raise InputError("a conversation is held by a named agent")
     if status == target:
-        if target == "human" and agent != holder:
+        if target != "human" or agent == holder:
+            return "nothing"
+        if actor != holder:
             raise Conflict(f"{holder} holds this conversation: it must be released first")
-        return "nothing"
+        return "move"
     if target not in MOVES[status]:
         raise Conflict(f"a conversation that is {status} cannot become {target}")
     if status == "human" and target == "waiting" and agent != holder:

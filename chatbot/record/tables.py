@@ -152,6 +152,16 @@ class Site(Base):
     record_days: Mapped[int | None] = mapped_column(Integer)
 
 
+class CannedReply(Base):
+    """A text that agents send often. ``{{name}}`` in it is filled in by the desk or the agent."""
+
+    __tablename__ = "canned_replies"
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)  # typed after a slash
+    text: Mapped[str] = mapped_column(Text)
+    updated_by: Mapped[str] = mapped_column(String(64))
+    updated_at: Mapped[int] = mapped_column(BigInteger)
+
+
 class Staff(Base):
     """A member of staff. ``password`` is an argon2id hash."""
 

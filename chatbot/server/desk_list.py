@@ -1,27 +1,76 @@
-"""The lines of the desk's list: a conversation's head with a preview of its last message."""
+"""The lines of the desk's list: a conversation's head, and what its log says in short.
+
+What a log says is folded event by event and remembered, since many desks ask for the same lines:
+a change costs the reading of what is new.
+"""
 
 from collections import OrderedDict
+from dataclasses import dataclass, replace
 from typing import Any
 
 from chatbot import protocol
 from chatbot.conversation.events import ConversationId, Event, Head
-from chatbot.conversation.interface import ConversationLog
+from chatbot.conversation.interface import Catchup, ConversationLog
 
 MOST_LISTED = 200
 PREVIEW_CHARS = 200
-_PREVIEWED = frozenset({"message.created", "reply.completed"})
-_TAIL = 20  # events looked at for the last message
-_KEPT = 2000  # previews remembered
+_KEPT = 2000  # conversations remembered
 
 Line = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a log says up to ``(epoch, offset)``; see :func:`protocol.conversation_listed`."""
+
+    epoch: str = ""
+    offset: int = 0
+    preview: str = ""
+    since: int = 0
+    reason: str = ""
+    failure: str = ""  # why the last reply failed
+    asked: tuple[tuple[int, int], ...] = ()  # (offset, time) of what nobody has answered yet
+    tags: tuple[str, ...] = ()
+
+    def after(self, catchup: Catchup) -> "Summary":
+        """The summary with what was read; from the start when the log is not the one it knew."""
+        summary = self if catchup.recovered else Summary()
+        for event in catchup.events:
+            summary = summary._with(event)
+        return replace(summary, epoch=catchup.head.epoch, offset=catchup.head.offset)
+
+    def _with(self, event: Event) -> "Summary":
+        data = event.data
+        match event.type:
+            case "message.created" if data["role"] == "visitor":
+                asked = (*self.asked, (event.offset, event.at))
+                return replace(self, preview=_short(data["text"]), asked=asked)
+            case "message.created":
+                return replace(self, preview=_short(data["text"]), asked=())
+            case "reply.completed":
+                left = tuple(item for item in self.asked if item[0] > data["upto"])
+                return replace(self, preview=_short(data["text"]) or self.preview, asked=left)
+            case "reply.failed":
+                return replace(self, failure=str(data["reason"]))
+            case "status.changed":
+                return replace(self, since=event.at, reason=self._reason(data["reason"]))
+            case "tags.changed":
+                return replace(self, tags=tuple(data["tags"]))
+            case _:
+                return self
+
+    def _reason(self, reason: str) -> str:
+        if reason == "reply_failed":
+            return f"the bot could not answer ({self.failure})"
+        return reason
+
+
 class DeskList:
-    """Builds lines; remembers previews, since many desks ask for the same ones."""
+    """Builds lines."""
 
     def __init__(self, conversations: ConversationLog) -> None:
         self._log = conversations
-        self._previews: OrderedDict[tuple[str, str, int], str] = OrderedDict()
+        self._summaries: OrderedDict[str, Summary] = OrderedDict()
 
     async def all(self) -> list[Line]:
         """Lines of the conversations that are not closed, last activity first. Those in which
@@ -44,6 +93,7 @@ class DeskList:
             del self._previews[key]
 
     async def _line(self, head: Head) -> Line:
+        summary = await self._summary(head)
         return protocol.conversation_listed(
             conversation_id=head.conversation_id,
             status=head.status,
@@ -52,22 +102,26 @@ class DeskList:
             agent=head.agent,
             created_at=head.created_at,
             updated_at=head.updated_at,
-            preview=await self._preview(head),
+            since=summary.since or head.created_at,
+            reason=summary.reason,
+            asked_at=summary.asked[0][1] if summary.asked else 0,
+            tags=list(summary.tags),
+            preview=summary.preview,
         )
 
-    async def _preview(self, head: Head) -> str:
-        key = (head.conversation_id, head.epoch, head.offset)
-        if key not in self._previews:
-            tail = max(0, head.offset - _TAIL)
-            catchup = await self._log.catch_up(head.conversation_id, head.epoch, tail)
-            self._previews[key] = _last_message(catchup.events)
-            while len(self._previews) > _KEPT:
-                self._previews.popitem(last=False)
-        return self._previews[key]
+    async def _summary(self, head: Head) -> Summary:
+        known = self._summaries.get(head.conversation_id)
+        if known is not None and (known.epoch, known.offset) == (head.epoch, head.offset):
+            return known
+        cursor = (known.epoch, known.offset) if known else (None, None)
+        catchup = await self._log.catch_up(head.conversation_id, *cursor)
+        fresh = (known or Summary()).after(catchup)
+        self._summaries[head.conversation_id] = fresh
+        self._summaries.move_to_end(head.conversation_id)
+        while len(self._summaries) > _KEPT:
+            self._summaries.popitem(last=False)
+        return fresh
 
 
-def _last_message(events: list[Event]) -> str:
-    for event in reversed(events):
-        if event.type in _PREVIEWED and event.data["text"]:
-            return str(event.data["text"])[:PREVIEW_CHARS]
-    return ""
+def _short(text: object) -> str:
+    return str(text)[:PREVIEW_CHARS]

@@ -13,10 +13,10 @@ import structlog
 from fastapi import APIRouter, WebSocket
 
 from chatbot import protocol
-from chatbot.conversation.events import ConversationId, Status
+from chatbot.conversation.events import ConversationId
+from chatbot.conversation.interface import Catchup
 from chatbot.crew import Crew, end_tasks
 from chatbot.errors import (
-    Conflict,
     FrontdeskError,
     NotFound,
     ProtocolViolation,
@@ -25,9 +25,12 @@ from chatbot.errors import (
 )
 from chatbot.protocol import SocketState
 from chatbot.server.auth import StaffClaims, read_staff
+from chatbot.server.desk_acts import DeskActs
+from chatbot.server.desk_assist import DeskAssist
 from chatbot.server.desk_list import Line
-from chatbot.server.follow import Follower, Frame, LogReset, live_frame, seen_events, staff_view
+from chatbot.server.follow import Follower, LogReset, live_frame, seen_events, staff_view
 from chatbot.server.hub import Watcher
+from chatbot.server.presence import Agents, DeskPresence
 from chatbot.server.sockets import Peer, read_log, run_socket
 
 log = structlog.get_logger()
@@ -53,7 +56,11 @@ async def _session(peer: Peer) -> None:
     crew.spawn(desk.keep_list())
     crew.spawn(desk.read_frames())
     crew.spawn(desk.stay_welcome(frame.token))
-    await crew.run()
+    crew.spawn(desk.stay_present())
+    try:
+        await crew.run()
+    finally:
+        await desk.leave()
 
 
 class _Desk:
@@ -68,6 +75,9 @@ class _Desk:
         self._crew = crew
         self._watched: dict[ConversationId, asyncio.Task[None]] = {}
         self._listed: dict[str, Line] = {}
+        self._acts = DeskActs(peer.room, claims)
+        self._presence = DeskPresence(peer.room.services.redis, claims)
+        self._agents: Agents | None = None
 
     async def stay_welcome(self, token: str) -> None:
         """For ever: look whether the account is still there.
@@ -80,6 +90,30 @@ class _Desk:
             with suppress(StoreUnavailable):  # asked again next time
                 await asyncio.to_thread(read_staff, self._room.services, token)
 
+    # -- presence
+
+    async def stay_present(self) -> None:
+        """For ever: renew this desk's entry, and look whose was not renewed."""
+        changed = True
+        while True:
+            await self._show_presence(changed=changed)
+            changed = False
+            await asyncio.sleep(self._room.presence.interval)
+            self._room.hub.look_at_presence()
+
+    async def leave(self) -> None:
+        """The desk closes: take its entry away."""
+        await self._presence.remove()
+
+    async def _show_presence(self, *, changed: bool) -> None:
+        await self._presence.put([str(name) for name in self._watched], changed=changed)
+
+    async def _tell_presence(self) -> None:
+        agents = await self._room.presence.agents()
+        if agents is not None and agents != self._agents:
+            self._agents = agents
+            await self._peer.send(protocol.presence(agents))
+
     # -- the list
 
     async def keep_list(self) -> None:
@@ -89,9 +123,12 @@ class _Desk:
             lines = await self._room.desk_list.all()
             self._listed = {line["conversation_id"]: line for line in lines}
             await self._peer.send(protocol.desk_welcome(self._user, self._role, lines))
+            await self._tell_presence()
             while True:
                 await watcher.wait()
                 await asyncio.sleep(self._room.limits.queue_interval)
+                if watcher.take_presence():
+                    await self._tell_presence()
                 changed = watcher.take()
                 for line in await read_log(self._room.limits, partial(self._news, changed)):
                     await self._peer.send(line)
@@ -126,6 +163,7 @@ class _Desk:
         self._watched[conversation_id] = self._crew.spawn(
             self._follow(conversation_id, frame.epoch, frame.offset)
         )
+        await self._show_presence(changed=True)
 
     async def _unwatch(self, conversation_id: ConversationId) -> None:
         task = self._watched.pop(conversation_id, None)
@@ -138,23 +176,32 @@ class _Desk:
         """Stream one conversation, staff-only events included, until it is unwatched."""
         with self._room.hub.watch(conversation_id) as watcher:
             try:
-                follower = await self._open(conversation_id, epoch, offset)
+                assist = DeskAssist(self._peer, self._user, conversation_id)
+                follower = await self._open(conversation_id, epoch, offset, assist)
                 while True:
                     await watcher.wait()
                     await self._tell_typing(conversation_id, watcher)
+                    if watcher.take_drafts():
+                        await assist.news()
                     try:
-                        frames = await self._advance(conversation_id, follower)
+                        catchup = await self._catch_up(conversation_id, follower)
+                        frames = follower.advance(catchup)
                     except LogReset:
-                        follower = await self._open(conversation_id, None, None)
+                        follower = await self._open(conversation_id, None, None, assist)
                         continue
                     for frame in frames:
                         await self._peer.send({**frame, "conversation_id": conversation_id})
+                    await assist.look(catchup.head)
             except NotFound as problem:
                 self._watched.pop(conversation_id, None)
                 await self._peer.send(protocol.error_of(problem, conversation_id=conversation_id))
 
     async def _open(
-        self, conversation_id: ConversationId, epoch: str | None, offset: int | None
+        self,
+        conversation_id: ConversationId,
+        epoch: str | None,
+        offset: int | None,
+        assist: DeskAssist,
     ) -> Follower:
         """Send ``conversation.watched`` with what the desk lacks."""
         catchup = await read_log(
@@ -173,14 +220,14 @@ class _Desk:
                 live_reply=live_frame(catchup.live),
             )
         )
+        await assist.look(head)
         return Follower(catchup, staff_view)
 
-    async def _advance(self, conversation_id: ConversationId, follower: Follower) -> list[Frame]:
-        catchup = await read_log(
+    async def _catch_up(self, conversation_id: ConversationId, follower: Follower) -> Catchup:
+        return await read_log(
             self._room.limits,
             lambda: self._log.catch_up(conversation_id, follower.epoch, follower.offset),
         )
-        return follower.advance(catchup)
 
     async def _tell_typing(self, conversation_id: ConversationId, watcher: Watcher) -> None:
         if watcher.typing:
@@ -209,14 +256,23 @@ class _Desk:
                 await self._watch(frame)
             case protocol.ConversationUnwatch():
                 await self._unwatch(ConversationId(frame.conversation_id))
+                await self._show_presence(changed=True)
             case protocol.ConversationClaim():
-                await self._move(frame.conversation_id, "human", "claimed", agent=self._user)
+                await self._acts.claim(ConversationId(frame.conversation_id))
             case protocol.ConversationRelease():
-                await self._move(frame.conversation_id, "bot", "released")
+                await self._acts.release(ConversationId(frame.conversation_id))
+            case protocol.ConversationTransfer():
+                await self._acts.transfer(
+                    ConversationId(frame.conversation_id), frame.agent, frame.reason
+                )
             case protocol.ConversationClose():
-                await self._move(frame.conversation_id, "closed", frame.reason or "closed")
+                await self._acts.close(ConversationId(frame.conversation_id), frame.reason)
+            case protocol.TagsSet():
+                await self._acts.tag(ConversationId(frame.conversation_id), frame.tags)
             case protocol.AgentSend() | protocol.NoteAdd():
                 await self._write(frame)
+            case protocol.SuggestionFeedback():
+                await self._acts.feedback(frame)
             case protocol.Ping():
                 await self._peer.send(protocol.pong())
             case protocol.DeskHello():
@@ -224,35 +280,8 @@ class _Desk:
             case _:
                 assert_never(frame)
 
-    async def _move(
-        self, conversation_id: str, status: Status, reason: str, agent: str = ""
-    ) -> None:
-        """Raises Conflict when the move is not legal now, or another agent holds it."""
-        name = ConversationId(conversation_id)
-        head = await self._log.head(name)
-        others = head is not None and head.status == "human" and head.agent != self._user
-        # an administrator may end what a colleague who has gone home still holds
-        if head is not None and others and (self._role != "admin" or status == "human"):
-            raise Conflict(f"{head.agent} holds this conversation", agent=head.agent)
-        await self._log.change_status(name, status, reason=reason, actor=self._user, agent=agent)
-
     async def _write(self, frame: protocol.AgentSend | protocol.NoteAdd) -> None:
-        text = protocol.check_text(frame.text, self._room.services.settings.max_message_chars)
-        name = ConversationId(frame.conversation_id)
-        if isinstance(frame, protocol.AgentSend):
-            accepted = await self._log.append_message(
-                name,
-                role="agent",
-                text=text,
-                client_message_id=frame.client_message_id,
-                author=self._user,
-            )
-        else:
-            accepted = await self._log.append_note(
-                name, text=text, author=self._user, client_message_id=frame.client_message_id
-            )
-        if not accepted.duplicate:
-            self._room.metrics.message("agent" if frame.type == "message.send" else "note")
+        accepted = await self._acts.write(frame)
         await self._peer.send(
             protocol.message_accepted(
                 frame.client_message_id,

@@ -14,10 +14,12 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from chatbot.assist.board import ASSIST_CHANNEL
 from chatbot.conversation.events import ConversationId
 from chatbot.conversation.interface import ConversationLog
 from chatbot.crew import end_tasks
 from chatbot.errors import FrontdeskError
+from chatbot.server.presence import PRESENCE_CHANNEL
 
 log = structlog.get_logger()
 TYPING_CHANNEL = "fd:typing"
@@ -27,13 +29,20 @@ MANY = 1000  # changed conversations that a desk's watcher remembers one by one
 
 
 class Watcher:
-    """Woken when one conversation changed. ``typing`` is set when its visitor types."""
+    """Woken when one conversation changed. ``typing`` is set when its visitor types, ``drafts``
+    when the drafts for its agent changed."""
 
-    __slots__ = ("_event", "typing")
+    __slots__ = ("_event", "drafts", "typing")
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
         self.typing = False
+        self.drafts = False
+
+    def take_drafts(self) -> bool:
+        """Whether drafts changed since the last call."""
+        changed, self.drafts = self.drafts, False
+        return changed
 
     def wake(self) -> None:
         self._event.set()
@@ -47,12 +56,22 @@ class Watcher:
 class AnyWatcher(Watcher):
     """Woken when any conversation changed; says which, or that all must be looked at."""
 
-    __slots__ = ("_all", "_changed")
+    __slots__ = ("_all", "_changed", "_presence")
 
     def __init__(self) -> None:
         super().__init__()
         self._changed: set[ConversationId] = set()
         self._all = False
+        self._presence = False
+
+    def mark_presence(self) -> None:
+        self._presence = True
+        self.wake()
+
+    def take_presence(self) -> bool:
+        """Whether somebody came, went or looks at something else since the last call."""
+        marked, self._presence = self._presence, False
+        return marked
 
     def mark(self, conversation_id: ConversationId | None) -> None:
         if conversation_id is None or len(self._changed) >= MANY:
@@ -82,7 +101,7 @@ class Hub:
     async def start(self) -> None:
         self._tasks = [
             asyncio.create_task(self._keep(self._follow_log, "log"), name="hub.log"),
-            asyncio.create_task(self._keep(self._follow_typing, "typing"), name="hub.typing"),
+            asyncio.create_task(self._keep(self._follow_people, "people"), name="hub.people"),
         ]
 
     async def stop(self) -> None:
@@ -131,16 +150,27 @@ class Hub:
         for desk in self._any:
             desk.mark(conversation_id)
 
+    def look_at_presence(self) -> None:
+        """Let every desk of this process read who is there."""
+        for desk in self._any:
+            desk.mark_presence()
+
     async def _follow_log(self) -> None:
         async for conversation_id in self._log.changes():
             self._wake(conversation_id)
 
-    async def _follow_typing(self) -> None:
+    async def _follow_people(self) -> None:
         async with self._redis.pubsub(ignore_subscribe_messages=True) as channel:
-            await channel.subscribe(TYPING_CHANNEL)
+            await channel.subscribe(TYPING_CHANNEL, PRESENCE_CHANNEL, ASSIST_CHANNEL)
             async for message in channel.listen():
+                if message["channel"] == PRESENCE_CHANNEL:
+                    self.look_at_presence()
+                    continue
                 for watcher in self._watchers.get(ConversationId(message["data"]), ()):
-                    watcher.typing = True
+                    if message["channel"] == TYPING_CHANNEL:
+                        watcher.typing = True
+                    else:
+                        watcher.drafts = True
                     watcher.wake()
 
     async def _keep(self, follow: Callable[[], Awaitable[None]], name: str) -> None:

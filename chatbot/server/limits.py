@@ -30,6 +30,7 @@ class SocketLimits:
     visitors_per_minute: int = 60  # new tokens per address
     typing_interval: float = 2.0
     staff_recheck: float = 30.0  # how long a removed account can keep its desk open
+    presence_interval: float = 15.0  # a desk says so often that it is still there
     queue_interval: float = 0.25  # the desk's list is sent at most this often
 
 

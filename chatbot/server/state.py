@@ -10,6 +10,7 @@ from chatbot.server.hub import Hub
 from chatbot.server.limits import OpenSockets, RateLimiter, SocketLimits
 from chatbot.server.metrics import Metrics
 from chatbot.server.people import PeopleDesk
+from chatbot.server.presence import Presence
 from chatbot.services import Services
 
 
@@ -29,6 +30,7 @@ class Room:
         )
         self.desk_list = DeskList(services.log)
         self.people = PeopleDesk(services.log, services.database)
+        self.presence = Presence(services.redis, limits.presence_interval)
         self.message_rate = RateLimiter(
             services.redis, "messages", services.settings.messages_per_minute
         )

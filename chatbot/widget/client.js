@@ -84,7 +84,7 @@ export class Transcript {
     this.offset = event.offset;
     if (event.type === 'status.changed') {
       this.status = event.status;
-      this.agent = event.status === 'human' ? (event.actor ?? '') : '';
+      this.agent = event.status === 'human' ? (event.agent ?? event.actor ?? '') : '';
     }
     if (event.type !== 'reply.completed' && event.type !== 'reply.failed') return;
     this.ended.add(event.reply_id);

@@ -10,34 +10,41 @@ import { Store } from './store.js';
 const KEPT = 20; // opened conversations that are remembered, to be shown again at once
 const TYPING_MS = 4_000; // "is typing" fades after so long without news
 
-/** Log in; resolves to {token, user}. Throws an Error whose message may be shown. */
-export async function login(username, password) {
+/** Call the admin API; resolves to its answer. Throws an Error whose message may be shown. */
+async function call(method, path, token, body) {
   let response;
   try {
-    response = await fetch(httpUrl('v1/admin/login'), {
-      method: 'POST',
-      headers: { 'Content-Type': 'application/json' },
-      body: JSON.stringify({ username, password }),
+    response = await fetch(httpUrl(`v1/admin/${path}`), {
+      method,
+      headers: { 'Content-Type': 'application/json', ...(token && { Authorization: `Bearer ${token}` }) },
+      body: body && JSON.stringify(body),
       credentials: 'omit',
       signal: AbortSignal.timeout(15_000),
     });
   } catch {
     throw new Error('The server cannot be reached. Try again.');
   }
-  const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(body.error?.message ?? 'The login did not work. Try again.');
-  return body;
+  const answer = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Error(answer.error?.message ?? 'That did not work. Try again.');
+  return answer;
 }
+
+/** Log in; resolves to {token, user}. */
+export const login = (username, password) => call('POST', 'login', '', { username, password });
 
 export class DeskSession {
   #store = new Store('desk', 'sessionStorage');
   #typing = new Map(); // conversation id -> when the visitor was seen typing
 
-  /** `onChange()` after anything changed; `onError(message, conversationId)`; `onLogout(why)`. */
-  constructor({ onChange, onError, onLogout }) {
-    Object.assign(this, { onChange, onError, onLogout });
+  /**
+   * `onChange()` after anything changed; `onError(message, conversationId)`; `onLogout(why)`;
+   * `onWithdrawn(suggestionsId)` when drafts must not be sent any more.
+   */
+  constructor({ onChange, onError, onLogout, onWithdrawn }) {
+    Object.assign(this, { onChange, onError, onLogout, onWithdrawn });
     this.lines = new Map();
-    this.waitingSince = new Map();
+    this.drafts = new Map(); // conversation id -> the drafts for its open question
+    this.agents = []; // who is at a desk: {username, role, conversations}
     this.transcripts = new Map();
     this.selected = null;
     this.user = null;
@@ -75,6 +82,7 @@ export class DeskSession {
     this.outbox.clear();
     this.lines.clear();
     this.transcripts.clear();
+    this.agents = [];
     this.selected = null;
     this.onLogout('');
   }
@@ -103,9 +111,23 @@ export class DeskSession {
     return Boolean(user && transcript?.status === 'human' && transcript.agent === user.username);
   }
 
+  /** The drafts for the conversation that is open; undefined when there are none. */
+  get suggestions() {
+    return this.drafts.get(this.selected);
+  }
+
+  /** Does the visitor of the open conversation wait for words of this agent? */
+  get asking() {
+    const { transcript } = this;
+    if (!transcript || !(this.holding || transcript.status === 'waiting')) return false;
+    const last = transcript.events.findLast(({ type, text }) => text && /^(message\.created|reply\.completed)$/u.test(type));
+    return last?.role === 'visitor';
+  }
+
   select(id) {
     if (id === this.selected) return;
     if (this.selected) this.connection.send({ type: 'conversation.unwatch', conversation_id: this.selected });
+    this.drafts.clear(); // they come again with the watch
     this.selected = id;
     for (const [known, { status }] of this.lines) {
       if (status === 'closed' && known !== id) this.lines.delete(known);
@@ -122,20 +144,46 @@ export class DeskSession {
     this.#act('conversation.release');
   }
 
+  /** To a colleague; with an empty name back into the queue. */
+  transfer(agent, reason) {
+    this.#act('conversation.transfer', { agent, reason });
+  }
+
+  setTags(tags) {
+    this.#act('tags.set', { tags });
+  }
+
+  /** The admin API as this agent. */
+  api(method, path, body) {
+    return call(method, path, this.#store.get('token'), body);
+  }
+
+  /** Colleagues who have a conversation open too. */
+  viewers(id) {
+    return this.agents.filter(({ username, conversations }) => username !== this.user?.username && conversations.includes(id));
+  }
+
   close(reason) {
     this.#act('conversation.close', { reason });
   }
 
-  /** `kind`: `message.send` or `note.add`. */
-  write(kind, text) {
-    const frame = { type: kind, conversation_id: this.selected, client_message_id: messageId(), text };
+  /** `kind`: `message.send` or `note.add`. `suggestion`: the draft that the text began as. */
+  write(kind, text, suggestion) {
+    const frame = { type: kind, conversation_id: this.selected, client_message_id: messageId(), text, ...(suggestion && { suggestion }) };
     this.outbox.add(frame);
     this.connection.sendDue(frame);
     this.onChange();
   }
 
+  /** What became of the drafts that are shown. Lost without a connection: it is no promise. */
+  feedback(what) {
+    const { suggestions_id } = this.suggestions;
+    this.connection.send({ type: 'suggestion.feedback', conversation_id: this.selected, suggestions_id, ...what });
+  }
+
   retry(id) {
     const entry = this.outbox.retry(id);
+    if (entry) delete entry.frame.suggestion; // the agent has seen why it was refused: now it is their own text
     if (entry) this.connection.sendDue(entry.frame);
     this.onChange();
   }
@@ -165,6 +213,9 @@ export class DeskSession {
     if (frame.type === 'welcome') this.#welcome(frame);
     else if (frame.type === 'conversation.listed') this.#list(frame);
     else if (frame.type === 'error') this.#error(frame);
+    else if (frame.type === 'presence') this.agents = frame.agents;
+    else if (frame.type === 'suggestions') this.drafts.set(frame.conversation_id, frame);
+    else if (frame.type === 'suggestions.withdrawn') this.#withdraw(frame);
     else if (frame.type === 'typing') this.#typed(frame.conversation_id);
     else this.#conversation(frame);
     this.onChange();
@@ -182,10 +233,13 @@ export class DeskSession {
 
   #list(line) {
     const id = line.conversation_id;
-    if (line.status !== 'waiting') this.waitingSince.delete(id);
-    else if (!this.waitingSince.has(id)) this.waitingSince.set(id, line.updated_at);
     if (line.status === 'closed' && id !== this.selected) this.lines.delete(id);
     else this.lines.set(id, line);
+  }
+
+  #withdraw({ conversation_id: id, suggestions_id }) {
+    if (this.drafts.get(id)?.suggestions_id === suggestions_id) this.drafts.delete(id);
+    this.onWithdrawn(suggestions_id);
   }
 
   #typed(id) {

@@ -1,53 +1,34 @@
 /** The agent's desk: puts a DeskSession on the page and the agent's wishes into the session. */
+import { Assist } from './desk-assist.js';
+import { Canned, nextBlank } from './desk-canned.js';
+import { $, duration, face, refill, setText, shortName } from './desk-dom.js';
+import { Facts } from './desk-facts.js';
+import { Keys } from './desk-keys.js';
+import { ConversationList, STATUS } from './desk-list.js';
 import { DeskSession, login } from './desk-session.js';
-import { Messages, clock, listItems } from './view.js';
+import { Messages, listItems } from './view.js';
 
-const $ = (id) => document.getElementById(id);
-const STATUS = { bot: 'Bot', waiting: 'Waiting', human: 'Person', closed: 'Closed' };
-const RANK = { waiting: 0, human: 1, bot: 2, closed: 3 };
 const NOTICE_MS = 8_000;
-const LATE_MS = 60_000; // who waits longer is shown in red
 
-let filter = 'all';
 let writingNote = false;
 let notice = null; // {text, id, until}
 let shownId = null;
 
-const session = new DeskSession({
-  onChange: changed,
-  onError: (text, id) => {
-    notice = { text, id, until: Date.now() + NOTICE_MS };
-    setTimeout(changed, NOTICE_MS + 50);
-    changed();
-  },
-  onLogout: showGate,
-});
+let editing = null; // the draft that the text in the field began as
+
+const session = new DeskSession({ onChange: changed, onError: tell, onLogout: showGate, onWithdrawn });
 const messages = new Messages($('log'), (id) => session.retry(id));
-const rows = new Map(); // conversation id -> its <li>
+const list = new ConversationList(session, open);
+const facts = new Facts(session);
+const canned = new Canned(session, { values: variables, onError: (text) => tell(text, null), onInsert: show });
 
-// -- small things
+const assist = new Assist(session, { edit: editDraft, tell: (text) => tell(text, session.selected), leave: () => $('text').focus() });
 
-function make(name, className, ...children) {
-  const node = document.createElement(name);
-  if (className) node.className = className;
-  node.append(...children);
-  return node;
+function tell(text, id) {
+  notice = { text, id, until: Date.now() + NOTICE_MS };
+  setTimeout(changed, NOTICE_MS + 50);
+  changed();
 }
-
-/** Write only what is new: a live region announces every write. */
-function setText(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-}
-
-function duration(ms) {
-  const minutes = Math.floor(ms / 60_000);
-  if (minutes < 1) return `${Math.max(0, Math.floor(ms / 1000))} s`;
-  if (minutes < 60) return `${minutes} min`;
-  return minutes < 1440 ? `${Math.floor(minutes / 60)} h ${minutes % 60} min` : `${Math.floor(minutes / 1440)} d`;
-}
-
-const shortName = (visitor) => `Visitor ${visitor.replace(/^v-/u, '').slice(0, 8)}`;
-const isMine = (line) => line.status === 'human' && line.agent === session.user?.username;
 
 let scheduled = false;
 
@@ -98,72 +79,7 @@ function enter(token) {
   const wanted = decodeURIComponent(window.location.hash.slice(1));
   if (/^[\w.:-]{1,64}$/u.test(wanted)) session.select(wanted);
   session.start(token);
-}
-
-// -- the list
-
-/** Those who wait stand first, the longest wait on top; then the latest activity. */
-function sorted() {
-  const since = (line) => session.waitingSince.get(line.conversation_id) ?? 0;
-  return [...session.lines.values()].sort(
-    (a, b) => RANK[a.status] - RANK[b.status] || isMine(b) - isMine(a) || since(a) - since(b) || b.updated_at - a.updated_at,
-  );
-}
-
-function visible() {
-  const lines = sorted();
-  if (filter === 'waiting') return lines.filter((line) => line.status === 'waiting');
-  return filter === 'mine' ? lines.filter(isMine) : lines;
-}
-
-function showFilters() {
-  const lines = [...session.lines.values()];
-  const counts = { all: lines.length, waiting: lines.filter((line) => line.status === 'waiting').length, mine: lines.filter(isMine).length };
-  for (const button of document.querySelectorAll('[data-filter]')) {
-    const { filter: name } = button.dataset;
-    setText(button.querySelector('span'), counts[name] ? String(counts[name]) : '');
-    button.setAttribute('aria-pressed', String(name === filter));
-  }
-  document.title = counts.waiting ? `(${counts.waiting}) Desk · Frontdesk` : 'Desk · Frontdesk';
-}
-
-function row(id) {
-  const parts = { name: make('span', 'name'), time: make('span', 'time'), preview: make('span', 'preview'), badge: make('span', 'badge'), site: make('span', 'site') };
-  const button = make('button', 'row', make('span', 'top', parts.name, parts.time), parts.preview, make('span', 'bottom', parts.badge, parts.site));
-  button.type = 'button';
-  button.addEventListener('click', () => open(id));
-  const node = make('li', '', button);
-  rows.set(id, { node, button, ...parts });
-  return rows.get(id);
-}
-
-function showRow(line) {
-  const { button, name, time, preview, badge, site } = rows.get(line.conversation_id) ?? row(line.conversation_id);
-  const since = session.waitingSince.get(line.conversation_id);
-  setText(name, shortName(line.visitor));
-  setText(time, since ? `waits ${duration(Date.now() - since)}` : clock(line.updated_at));
-  time.classList.toggle('late', Boolean(since) && Date.now() - since > LATE_MS);
-  setText(preview, session.visitorTypes(line.conversation_id) ? 'typing…' : line.preview || 'No message yet');
-  setText(badge, line.status === 'human' ? (isMine(line) ? 'You' : line.agent) : STATUS[line.status]);
-  badge.dataset.status = line.status;
-  setText(site, line.site);
-  button.setAttribute('aria-current', String(line.conversation_id === session.selected));
-}
-
-function showList() {
-  const lines = visible();
-  for (const line of lines) showRow(line);
-  const nodes = lines.map((line) => rows.get(line.conversation_id).node);
-  const list = $('list');
-  if (nodes.length !== list.children.length || nodes.some((node, at) => node !== list.children[at])) {
-    const focused = document.activeElement;
-    list.replaceChildren(...nodes);
-    if (list.contains(focused)) focused.focus(); // moving an element takes its focus away
-  }
-  for (const id of rows.keys()) if (!session.lines.has(id)) rows.delete(id);
-  $('list-empty').hidden = lines.length > 0;
-  const why = filter === 'all' ? 'No conversations now. New ones appear here by themselves.' : 'Nothing here now.';
-  setText($('list-empty'), session.connected || lines.length ? why : 'Connecting…');
+  canned.load();
 }
 
 // -- the conversation
@@ -172,6 +88,11 @@ function showList() {
 function openLine() {
   const { selected, transcript, line } = session;
   return line ?? { conversation_id: selected, visitor: selected ?? '', site: '', status: transcript?.status ?? 'bot', agent: transcript?.agent ?? '', created_at: 0 };
+}
+
+function variables() {
+  const { conversation_id: conversation, site } = openLine();
+  return { agent: session.user.username, site, conversation, today: new Date().toLocaleDateString() };
 }
 
 function showTalk() {
@@ -198,7 +119,10 @@ function showTalk() {
 
 function substatus({ status, agent, live }) {
   if (status === 'human') return session.holding ? 'You hold it; the bot is silent' : `${agent} holds it`;
-  if (status === 'waiting') return 'A person is asked for';
+  if (status === 'waiting') {
+    const { since, reason } = openLine();
+    return since ? `Waits ${duration(Date.now() - since)}: ${reason}` : 'A person is asked for';
+  }
   if (status === 'closed') return 'Ended';
   return live ? 'The bot is writing…' : 'The bot answers';
 }
@@ -209,15 +133,22 @@ function showHead(transcript) {
   setText($('status'), STATUS[status]);
   $('status').dataset.status = status;
   setText($('substatus'), substatus(transcript));
+  const viewers = session.viewers(session.selected);
+  refill($('viewers'), viewers, () => viewers.map((agent) => face(agent, 'has it open too')));
   const may = session.connected;
   $('claim').hidden = status === 'human' || status === 'closed';
   $('claim').disabled = !may;
+  $('transfer').hidden = !session.holding;
+  $('transfer').disabled = !may;
   $('release').hidden = !session.holding && status !== 'waiting';
   $('release').disabled = !may;
   $('close').hidden = status === 'closed';
   // what a colleague holds only they may end, or an administrator
   const others = status === 'human' && !session.holding && session.user?.role !== 'admin';
   $('close').disabled = !may || others;
+}
+
+function showNotice() {
   const shown = notice && notice.until > Date.now() && (notice.id === null || notice.id === session.selected);
   $('notice').hidden = !shown;
   if (shown) setText($('notice'), notice.text);
@@ -225,13 +156,14 @@ function showHead(transcript) {
 
 function composerHint({ status, agent }) {
   if (writingNote) return 'Only staff see this note…';
-  if (session.holding) return 'Write to the visitor…';
+  if (session.holding) return 'Write to the visitor, or / for a canned reply…';
   if (status === 'human') return `${agent} holds this conversation. You can leave a private note.`;
   if (status === 'closed') return 'This conversation is closed.';
   return 'Take over to write to the visitor.';
 }
 
 const mayWrite = () => Boolean(session.transcript) && (writingNote || session.holding);
+const blank = () => !writingNote && nextBlank($('text').value);
 
 function showComposer(transcript) {
   const can = mayWrite();
@@ -240,35 +172,9 @@ function showComposer(transcript) {
   $('mode-note').setAttribute('aria-pressed', String(writingNote));
   $('text').disabled = !can;
   $('text').placeholder = composerHint(transcript);
-  $('send').disabled = !can || !$('text').value.trim();
+  $('send').disabled = !can || !$('text').value.trim() || Boolean(blank());
   setText($('send'), writingNote ? 'Add note' : 'Send');
-}
-
-// -- facts
-
-function versionsOf({ events, live }) {
-  const counts = new Map();
-  for (const { version } of [...events, live ?? {}]) if (version) counts.set(version, (counts.get(version) ?? 0) + 1);
-  return [...counts].map(([version, count]) => `${version} (${count} ${count === 1 ? 'reply' : 'replies'})`).join('\n');
-}
-
-function showFacts() {
-  const { transcript } = session;
-  const facts = [];
-  if (transcript) {
-    const line = openLine();
-    const { events } = transcript;
-    const rating = events.findLast((event) => event.type === 'rating.given');
-    const started = line.created_at || events[0]?.at;
-    facts.push(['Visitor', line.visitor], ['Site', line.site], ['Status', STATUS[transcript.status]], ['Held by', transcript.agent]);
-    facts.push(['Started', started ? new Date(started).toLocaleString() : ''], ['Messages', String(events.filter((event) => /^(message|reply)\./u.test(event.type)).length)]);
-    facts.push(['Answered by', versionsOf(transcript)], ['Rating', rating ? `${'★'.repeat(rating.score)} ${rating.comment ?? ''}` : ''], ['Conversation', line.conversation_id]);
-  }
-  const shown = facts.filter(([, value]) => value);
-  const seal = JSON.stringify(shown);
-  if ($('facts').dataset.seal === seal) return;
-  $('facts').dataset.seal = seal;
-  $('facts').replaceChildren(...shown.flatMap(([name, value]) => [make('dt', '', name), make('dd', /^[vc]-/u.test(value) ? 'id' : '', value)]));
+  setText($('hint'), blank() ? 'Fill in what stands in {{ }} first: Tab goes there' : 'Enter sends · Ctrl+Enter new line · / canned replies');
 }
 
 function showBar() {
@@ -278,15 +184,18 @@ function showBar() {
   setText($('link'), texts[state] ?? '');
   $('link').dataset.state = state;
   setText($('me'), session.user ? `${session.user.username} · ${session.user.role}` : '');
+  const others = session.agents.filter(({ username }) => username !== session.user?.username);
+  refill($('online'), others.map(({ username }) => username), () => others.map((agent) => face(agent, 'is at the desk')));
 }
 
 function show() {
   if ($('desk').hidden) return;
   showBar();
-  showFilters();
-  showList();
+  list.show();
   showTalk();
-  showFacts();
+  showNotice();
+  facts.show(openLine());
+  assist.show();
 }
 
 // -- the agent's wishes
@@ -295,16 +204,23 @@ function open(id) {
   session.select(id);
   window.history.replaceState(null, '', `#${id}`);
   writingNote = false;
+  editing = null;
   $('text').value = '';
+  canned.update();
   show();
-  rows.get(id)?.node.scrollIntoView({ block: 'nearest' });
+  list.reveal(id);
 }
 
 function move(step) {
-  const ids = visible().map((line) => line.conversation_id);
+  const ids = list.visible().map((line) => line.conversation_id);
   if (!ids.length) return;
   const at = ids.indexOf(session.selected);
   open(ids[Math.min(ids.length - 1, Math.max(0, at < 0 ? 0 : at + step))]);
+}
+
+function setFilter(name) {
+  list.filter = name;
+  show();
 }
 
 function setMode(note) {
@@ -317,10 +233,30 @@ function send(event) {
   event?.preventDefault();
   const text = $('text').value;
   if (!mayWrite() || !text.trim()) return;
-  session.write(writingNote ? 'note.add' : 'message.send', text);
+  if (blank()) {
+    $('text').setSelectionRange(...blank());
+    show();
+    return;
+  }
+  session.write(writingNote ? 'note.add' : 'message.send', text, writingNote ? null : editing);
   $('text').value = '';
+  editing = null;
   show();
   messages.toEnd();
+}
+
+function editDraft(text, ref) {
+  setMode(false);
+  editing = ref;
+  $('text').value = text;
+  show();
+  $('text').setSelectionRange(text.length, text.length);
+}
+
+function onWithdrawn(id) {
+  if (editing?.suggestions_id !== id) return;
+  editing = null;
+  if ($('text').value) tell('The conversation moved on while you edited a draft: read again before you send.', session.selected);
 }
 
 function press(id) {
@@ -328,42 +264,60 @@ function press(id) {
   if (!button.hidden && !button.disabled) button.click();
 }
 
-const KEYS = {
-  j: () => move(1),
-  ArrowDown: () => move(1),
-  k: () => move(-1),
-  ArrowUp: () => move(-1),
-  c: () => press('claim'),
-  r: () => press('release'),
-  w: () => setMode(false),
-  n: () => setMode(true),
-  '?': () => $('help').showModal(),
-};
-
-function onKey(event) {
-  const typing = event.target.closest?.('input, textarea, dialog[open]');
-  if (event.ctrlKey || event.metaKey || event.altKey || $('desk').hidden) return;
-  if (typing) {
-    if (event.key === 'Escape' && event.target === $('text')) $('text').blur();
-    return;
-  }
-  if (event.target === $('log') && event.key.startsWith('Arrow')) return; // scrolls
-  if (!Object.hasOwn(KEYS, event.key)) return;
-  event.preventDefault();
-  KEYS[event.key]();
+function writeCanned() {
+  if (!session.holding) return;
+  setMode(false);
+  $('text').value = '/';
+  canned.update();
 }
+
+new Keys([
+  { keys: ['j', 'ArrowDown'], does: 'next conversation', action: () => move(1) },
+  { keys: ['k', 'ArrowUp'], does: 'previous conversation', action: () => move(-1) },
+  { keys: ['1'], does: 'show all', action: () => setFilter('all') },
+  { keys: ['2'], does: 'show the queue', action: () => setFilter('waiting') },
+  { keys: ['3'], does: 'show what the bot and colleagues hold', action: () => setFilter('live') },
+  { keys: ['4'], does: 'show mine', action: () => setFilter('mine') },
+  { keys: ['c'], does: 'take over', action: () => press('claim') },
+  { keys: ['t'], does: 'hand over to a colleague', action: () => press('transfer') },
+  { keys: ['r'], does: 'give back to the bot', action: () => press('release') },
+  { keys: ['x'], does: 'close the conversation', action: () => press('close') },
+  { keys: ['w'], does: 'write a reply', action: () => setMode(false) },
+  { keys: ['/'], does: 'choose a canned reply', action: writeCanned },
+  { keys: ['a'], does: 'send the first draft', action: () => assist.act('send') },
+  { keys: ['e'], does: 'edit the first draft', action: () => assist.act('edit') },
+  { keys: ['d'], does: 'go to the drafts: Enter sends, e edits, Delete turns down', action: () => assist.enter() },
+  { keys: ['n'], does: 'write a private note', action: () => setMode(true) },
+  { keys: ['g'], does: 'add a tag', action: () => $('tag').focus() },
+  { keys: ['m'], does: 'keep the canned replies', action: () => canned.manage() },
+  { keys: ['?'], does: 'this help', action: () => $('help').showModal() },
+], () => !$('desk').hidden && !document.querySelector('dialog[open]'));
 
 /** Enter sends; with Ctrl, Cmd or Shift it is a new line. */
 function onTextKey(event) {
-  if (event.key !== 'Enter' || event.isComposing || event.shiftKey) return;
+  if (event.isComposing || canned.key(event)) return;
+  if (event.key === 'ArrowDown' && !$('text').value && assist.enter()) event.preventDefault();
+  if (event.key !== 'Enter' || event.shiftKey) return;
   event.preventDefault();
   if (!event.ctrlKey && !event.metaKey) send();
   else $('text').setRangeText('\n', $('text').selectionStart, $('text').selectionEnd, 'end');
 }
 
+function showTransfer() {
+  const others = session.agents.filter(({ username }) => username !== session.user.username);
+  refill($('colleague'), others.map(({ username }) => username), () => [
+    ...others.map(({ username, conversations }) => new Option(`${username} · ${conversations.length} open`, username)),
+    new Option('Back into the queue, for whoever comes', ''),
+  ]);
+  $('nobody').hidden = others.length > 0;
+  $('transferring').showModal();
+}
+
 function wireDialogs() {
   $('help-open').addEventListener('click', () => $('help').showModal());
+  $('canned-open').addEventListener('click', () => canned.manage());
   $('close').addEventListener('click', () => $('closing').showModal());
+  $('transfer').addEventListener('click', showTransfer);
   for (const button of document.querySelectorAll('[data-dismiss]')) {
     button.addEventListener('click', () => button.closest('dialog').close());
   }
@@ -372,6 +326,12 @@ function wireDialogs() {
     session.close($('reason').value.trim());
     $('reason').value = '';
     $('closing').close();
+  });
+  $('transfer-form').addEventListener('submit', (event) => {
+    event.preventDefault();
+    session.transfer($('colleague').value, $('transfer-reason').value.trim());
+    $('transfer-reason').value = '';
+    $('transferring').close();
   });
 }
 
@@ -382,18 +342,19 @@ function wire() {
   $('release').addEventListener('click', () => session.release());
   $('composer').addEventListener('submit', send);
   $('text').addEventListener('keydown', onTextKey);
-  $('text').addEventListener('input', changed);
+  $('text').addEventListener('input', () => {
+    canned.update();
+    if (!$('text').value) editing = null;
+    changed();
+  });
+  $('text').addEventListener('blur', () => ($('canned').hidden = true));
   $('mode-reply').addEventListener('click', () => setMode(false));
   $('mode-note').addEventListener('click', () => setMode(true));
   $('newest').addEventListener('click', () => messages.toEnd());
   $('log').addEventListener('scroll', () => ($('newest').hidden = messages.following), { passive: true });
   for (const button of document.querySelectorAll('[data-filter]')) {
-    button.addEventListener('click', () => {
-      filter = button.dataset.filter;
-      show();
-    });
+    button.addEventListener('click', () => setFilter(button.dataset.filter));
   }
-  document.addEventListener('keydown', onKey);
   document.addEventListener('visibilitychange', changed);
   setInterval(changed, 1_000); // waiting times and count-downs
   wireDialogs();

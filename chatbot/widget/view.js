@@ -38,7 +38,7 @@ function day(at, now = Date.now()) {
 
 /** What a status change is called, seen by a visitor (`staff` false) or by staff. */
 export function statusLine(event, staff) {
-  if (staff) return staffStatusLine(event, event.actor || 'A person');
+  if (staff) return staffStatusLine(event, event.agent || event.actor || 'A person');
   const name = event.agent || event.actor;
   if (event.status === 'human') return name ? t('line.joined', { name }) : t('line.person_joined');
   if (event.status === 'waiting') return t('line.waiting');
@@ -47,8 +47,9 @@ export function statusLine(event, staff) {
 }
 
 function staffStatusLine(event, who) {
-  const said = !['', 'claimed', 'released', 'closed', undefined].includes(event.reason);
+  const said = !['', 'claimed', 'released', 'closed', 'transferred', undefined].includes(event.reason);
   const why = said ? `: ${event.reason}` : '';
+  if (event.status === 'human' && event.previous === 'human') return `${event.actor} handed over to ${who}${why}`;
   if (event.status === 'human') return `${who} took over${why}`;
   if (event.status === 'waiting') return `Waiting for a person${why}`;
   if (event.status === 'closed') return `Closed by ${who}${why}`;

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import structlog
 
 from chatbot.conversation.events import Lease, ReplyEnd
-from chatbot.conversation.interface import ConversationLog, DeltaOutcome
+from chatbot.conversation.interface import DeltaOutcome
 from chatbot.conversation.transcript import conversation_messages
-from chatbot.engine.interface import Chunk, Engine, GenerationRequest, SamplingParams, Usage
+from chatbot.engine.interface import Chunk, GenerationRequest, SamplingParams, Usage
 from chatbot.errors import (
     Conflict,
     FrontdeskError,
@@ -24,11 +24,8 @@ from chatbot.errors import (
     StoreUnavailable,
 )
 from chatbot.prompt import encode_prompt, system_tokens
-from chatbot.settings import Settings
-from chatbot.worker.adapters import Adapters
-from chatbot.worker.context import ReplyContext
-from chatbot.worker.lessons import Lessons, site_scope, version_scope
-from chatbot.worker.metrics import WorkerMetrics
+from chatbot.worker.lessons import site_scope, version_scope
+from chatbot.worker.tools import Tools
 
 log = structlog.get_logger()
 
@@ -49,19 +46,6 @@ class Result:
 
     outcome: str  # one of metrics.OUTCOMES
     pause: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What all replies of a worker share."""
-
-    log: ConversationLog
-    engine: Engine
-    settings: Settings
-    adapters: Adapters
-    context: ReplyContext
-    metrics: WorkerMetrics
-    lessons: Lessons
 
 
 class _Buffer:

@@ -11,12 +11,14 @@ from chatbot.engine.interface import Engine
 from chatbot.errors import FrontdeskError, NotFound, StorageFull, StoreUnavailable
 from chatbot.services import Services
 from chatbot.worker.adapters import IDLE_SECONDS, Adapters
+from chatbot.worker.assist import Assistant
 from chatbot.worker.completions import Completions
 from chatbot.worker.context import ReplyContext
 from chatbot.worker.lessons import Lessons
 from chatbot.worker.metrics import WorkerMetrics, serve_metrics
 from chatbot.worker.pace import BACKOFF, sleep_or
-from chatbot.worker.reply import ReplyWriter, Result, Tools
+from chatbot.worker.reply import ReplyWriter, Result
+from chatbot.worker.tools import Tools
 
 log = structlog.get_logger()
 
@@ -62,6 +64,7 @@ class Worker:
         self._completions = Completions(
             services.redis, engine, settings, self._adapters, self.metrics
         )
+        self._assistant = Assistant(self._tools, services)
         self._slots = asyncio.Semaphore(settings.max_running)
         self._running: set[asyncio.Task[None]] = set()
         self._not_before = 0.0  # loop time until which no job is taken
@@ -70,14 +73,18 @@ class Worker:
         """Work until ``stop`` is set, then end or give back what runs."""
         port = self._services.settings.worker_metrics_port
         with serve_metrics(self.metrics.registry, port):
-            keeper = asyncio.create_task(self._keep_house(), name="worker.housekeeping")
+            beside = [
+                asyncio.create_task(self._keep_house(), name="worker.housekeeping"),
+                asyncio.create_task(self._assistant.run(), name="worker.assist"),
+            ]
             try:
                 await all_or_none(
                     self._write_replies(stop), self._completions.run(stop, self._drain_seconds)
                 )
             finally:
-                keeper.cancel()
-                await asyncio.gather(keeper, return_exceptions=True)
+                for task in beside:
+                    task.cancel()
+                await asyncio.gather(*beside, return_exceptions=True)
 
     async def _write_replies(self, stop: asyncio.Event) -> None:
         try:

@@ -119,9 +119,10 @@ class Stage:
         create_staff(services.database, "test", name, PASSWORD, "agent")
         return signer_of(services).issue_staff(name, 1)[0]
 
-    async def desk(self, name: str, url: str = "") -> "Desk":
-        """Log in through the form."""
-        await asyncio.to_thread(self.staff, name)
+    async def desk(self, name: str, url: str = "", *, known: bool = False) -> "Desk":
+        """Log in through the form, with a new account unless it is ``known``."""
+        if not known:
+            await asyncio.to_thread(self.staff, name)
         context = await self.visitor(viewport={"width": 1360, "height": 820})
         page = await context.new_page()
         await page.goto(f"{url or self.network.url}/desk")

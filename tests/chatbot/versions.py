@@ -17,8 +17,10 @@ def make_version(
     created_at: int = 1_700_000_000_000,
     live: dict[str, Any] | None = None,
     replies: list[str] | None = None,
+    **facts: Any,
 ) -> Path:
-    """Write a version as a training run does; gives its directory."""
+    """Write a version as a training run does; gives its directory. ``facts``: more fields of the
+    manifest."""
     directory = artifacts / "versions" / name
     (directory / "adapter").mkdir(parents=True)
     (directory / "adapter" / "adapter_config.json").write_text('{"r": 16}')
@@ -38,5 +40,6 @@ def make_version(
         dataset_fingerprint="f" * 64,
         metrics=metrics,
         settings={"rank": 16},
+        **facts,
     )
     return directory

@@ -1,4 +1,5 @@
--- ARGV: publish, event type, role (visitor | agent | note | rating), idempotency field, data JSON, author, next reply id. Returns ok, offset, duplicate; or conflict.
+-- ARGV: publish, event type, role (visitor | agent | note | rating | staff), idempotency field, data JSON, author, next reply id,
+-- the question that a draft answers or ''. Returns ok, offset, duplicate; or conflict; or moved (that question is not open any more).
 local trouble = open_head(true)
 if trouble then
   return { trouble }
@@ -10,6 +11,9 @@ if seen then
 end
 if role == 'agent' and (h.status ~= 'human' or h.agent ~= ARGV[6]) then
   return { 'conflict', h.status, h.agent }
+end
+if ARGV[8] ~= '' and (h.asked ~= ARGV[8] or num('asked') <= num('answered')) then
+  return { 'moved' }
 end
 if role == 'visitor' and h.status == 'closed' then
   change_status('bot', 'visitor_wrote', 'visitor', '')

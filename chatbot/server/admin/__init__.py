@@ -5,6 +5,7 @@ from fastapi.responses import RedirectResponse
 
 from chatbot.server.admin import (
     audit,
+    canned,
     conversations,
     exports,
     keys,
@@ -35,6 +36,7 @@ TOPICS = (
     keys,
     people,
     exports,
+    canned,
     audit,
 )
 

@@ -19,6 +19,7 @@ from chatbot.conversation.events import (
     LiveReply,
     ReplyEnd,
     ReplyId,
+    StaffEvent,
     Status,
     VisitorId,
 )
@@ -128,6 +129,9 @@ class MemoryLog:
         c.reply.expires = time.monotonic() + self._lease_seconds
         return c, c.reply
 
+    def _head(self, c: _Conversation) -> Head:
+        return replace(c.head, asked=c.asked, answered=c.answered)
+
     def owes_reply(self, conversation_id: ConversationId) -> bool:
         """Whether a reply is queued or being written."""
         return self._get(conversation_id).reply is not None
@@ -150,11 +154,11 @@ class MemoryLog:
                 pinned_version, now, now,
             )  # fmt: skip
             self._all[conversation_id] = _Conversation(head)
-        return self._all[conversation_id].head
+        return self._head(self._all[conversation_id])
 
     async def head(self, conversation_id: ConversationId) -> Head | None:
         found = self._all.get(conversation_id)
-        return found.head if found else None
+        return self._head(found) if found else None
 
     async def catch_up(
         self, conversation_id: ConversationId, epoch: str | None, offset: int | None
@@ -164,7 +168,7 @@ class MemoryLog:
         events = c.events[offset:] if known else list(c.events)
         r = c.reply
         live = LiveReply(ReplyId(r.id), r.version, r.text) if r and r.version else None
-        return Catchup(c.head, known, events, live)
+        return Catchup(self._head(c), known, events, live)
 
     async def read(self, conversation_id: ConversationId, after: int = 0) -> list[Event]:
         return self._get(conversation_id).events[after:]
@@ -173,7 +177,7 @@ class MemoryLog:
         self, sites: Iterable[str] | None = None, limit: int = 200
     ) -> list[Head]:
         wanted = None if sites is None else set(sites)
-        heads = [c.head for c in self._all.values() if c.head.kind == "chat" and c.events]
+        heads = [self._head(c) for c in self._all.values() if c.head.kind == "chat" and c.events]
         heads = [h for h in heads if h.status != "closed" and (wanted is None or h.site in wanted)]
         return sorted(heads, key=lambda h: h.updated_at, reverse=True)[:limit]
 
@@ -187,6 +191,7 @@ class MemoryLog:
         text: str,
         client_message_id: str,
         author: str,
+        suggestion: dict[str, Any] | None = None,
     ) -> Accepted:
         c = self._get(conversation_id)
         field_name = f"{role}:{client_message_id}"
@@ -194,9 +199,13 @@ class MemoryLog:
             return Accepted(c.ids[field_name], True)
         if role == "agent" and (c.head.status != "human" or c.head.agent != author):
             raise Conflict(f"{author} does not hold this conversation")
+        if suggestion is not None and self._head(c).question != suggestion["upto"]:
+            raise Conflict("the conversation has moved on")
         if role == "visitor" and c.head.status == "closed":
             self._status(c, "bot", "visitor_wrote", "visitor", "")
-        data = {"role": role, "text": text, "client_message_id": client_message_id}
+        data: dict[str, Any] = {"role": role, "text": text, "client_message_id": client_message_id}
+        if suggestion is not None:
+            data["suggestion"] = suggestion
         offset = self._append(c, "message.created", {**data, "author": author})
         c.ids[field_name] = offset
         if role == "visitor":
@@ -236,6 +245,21 @@ class MemoryLog:
         self._notify(c)
         return Accepted(c.ids[field_name], False)
 
+    async def append_staff_event(
+        self,
+        conversation_id: ConversationId,
+        kind: StaffEvent,
+        data: dict[str, Any],
+        event_id: str = "",
+    ) -> int:
+        c = self._get(conversation_id)
+        field_name = f"staff:{event_id or secrets.token_hex(8)}"
+        if field_name in c.ids:
+            return c.ids[field_name]
+        offset = c.ids[field_name] = self._append(c, kind, data)
+        self._notify(c)
+        return offset
+
     async def give_rating(
         self, conversation_id: ConversationId, *, score: int, comment: str
     ) -> int:
@@ -256,13 +280,13 @@ class MemoryLog:
         agent: str = "",
     ) -> Head:
         c = self._get(conversation_id)
-        if rules.check_move(c.head.status, c.head.agent, status, agent) == "move":
+        if rules.check_move(c.head.status, c.head.agent, status, agent, actor) == "move":
             if status != "bot":
                 self._end_reply(c, "handoff")
             self._status(c, status, reason, actor, agent if status == "human" else "")
             self._enqueue_if_due(c)
             self._notify(c)
-        return c.head
+        return self._head(c)
 
     async def stop_reply(self, conversation_id: ConversationId, reply_id: ReplyId) -> bool:
         c = self._get(conversation_id)

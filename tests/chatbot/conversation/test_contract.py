@@ -47,6 +47,35 @@ async def test_a_conversation_begins_empty_with_the_bot(log: ConversationLog) ->
     assert catchup.live is None
 
 
+async def test_what_staff_say_beside_the_talk_asks_and_answers_nothing(
+    log: ConversationLog,
+) -> None:
+    cid = await begin(log)
+    await ask(log, cid)
+    lease = await take(log)
+    data = {"tags": ["é", "vip"], "actor": "anna"}
+    assert await log.append_staff_event(cid, "tags.changed", data) == 2
+    assert (await events_of(log, cid))[-1].data == data
+    await log.start_reply(lease, "v-1")
+    await log.append_delta(lease, 0, "yes")
+    assert await complete(log, lease, "yes") == "written"
+    await no_job(log)
+
+
+async def test_who_holds_a_conversation_hands_it_over(log: ConversationLog) -> None:
+    cid = await begin(log)
+    await ask(log, cid)
+    await log.change_status(cid, "human", reason="claimed", actor="anna", agent="anna")
+    with pytest.raises(Conflict, match="anna holds"):
+        await log.change_status(cid, "human", reason="mine", actor="ben", agent="ben")
+    moved = await log.change_status(cid, "human", reason="r", actor="anna", agent="ben")
+    assert (moved.status, moved.agent) == ("human", "ben")
+    last = (await events_of(log, cid))[-1].data
+    assert (last["previous"], last["actor"], last["agent"]) == ("human", "anna", "ben")
+    with pytest.raises(Conflict):
+        await log.append_message(cid, role="agent", text="hi", client_message_id="m", author="anna")
+
+
 async def test_creating_again_gives_the_same_conversation(log: ConversationLog) -> None:
     cid = await begin(log)
     await ask(log, cid)
@@ -67,6 +96,8 @@ async def test_what_does_not_exist_is_not_found(log: ConversationLog) -> None:
         await log.change_status(NOWHERE, "waiting", reason="asked", actor="visitor")
     with pytest.raises(NotFound):
         await log.give_rating(NOWHERE, score=3, comment="")
+    with pytest.raises(NotFound):
+        await log.append_staff_event(NOWHERE, "tags.changed", {"tags": [], "actor": "anna"})
     with pytest.raises(NotFound):
         await log.stop_reply(NOWHERE, ReplyId("r"))
 

@@ -12,24 +12,28 @@ statuses = st.sampled_from(STATUSES)
 names = st.sampled_from(["", "anna", "ben"])
 
 
-@given(status=statuses, holder=names, target=statuses, agent=names)
-def test_every_pair_has_one_outcome(status: str, holder: str, target: str, agent: str) -> None:
+@given(status=statuses, holder=names, target=statuses, agent=names, actor=names)
+def test_every_pair_has_one_outcome(
+    status: str, holder: str, target: str, agent: str, actor: str
+) -> None:
     if status == "human" and not holder:
         holder = "anna"
+    hands_over = status == target == "human" and agent not in ("", holder)
     try:
-        outcome = check_move(status, holder, target, agent)  # type: ignore[arg-type]
+        outcome = check_move(status, holder, target, agent, actor)  # type: ignore[arg-type]
     except InputError:
         assert target == "human"
         assert not agent
         return
     except Conflict:
         another = status == "human" and agent != holder and target in ("human", "waiting")
+        assert actor != holder if hands_over else True
         assert another or target not in MOVES[status]  # type: ignore[index]
         return
     if outcome == "nothing":
         assert status == target
     else:
-        assert status != target
+        assert status != target or (hands_over and actor == holder)
         assert target in MOVES[status]  # type: ignore[index]
 
 

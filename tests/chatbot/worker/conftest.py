@@ -62,9 +62,11 @@ class Place:
         settings = self.services.settings.model_copy(update=changes)
         return replace(self, services=replace(self.services, settings=settings))
 
-    def version(self, name: str, live: bool = True, replies: list[str] | None = None) -> Path:
-        """A tuned version; its directory."""
-        directory = make_version(self.artifacts, name, replies=replies)
+    def version(
+        self, name: str, live: bool = True, replies: list[str] | None = None, **facts: Any
+    ) -> Path:
+        """A tuned version; its directory. ``facts``: more fields of its manifest."""
+        directory = make_version(self.artifacts, name, replies=replies, **facts)
         self.services.versions.register(directory)
         if live:
             self.services.versions.promote(name, "ada", "a test", override=True)

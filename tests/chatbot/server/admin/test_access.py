@@ -37,6 +37,9 @@ ROUTES = [
     ("GET", "/staff", "admin"),
     ("POST", "/staff", "admin"),
     ("DELETE", "/staff/none", "admin"),
+    ("GET", "/canned-replies", "agent"),
+    ("PUT", "/canned-replies/none", "reviewer"),
+    ("DELETE", "/canned-replies/none", "reviewer"),
     ("GET", "/audit", "admin"),
 ]
 
