@@ -66,7 +66,7 @@ async def check(
                 lambda v=visitor, q=quiet: v.client.state.offset >= q.head.offset,  # type: ignore[misc]
                 QUIET_SECONDS,
             )
-        found.add(_compare(visitor, quiet.events, sealed, whole_view))
+        found.add(compare(visitor, quiet.events, sealed, whole_view))
         found.unrecorded += await _unrecorded(archive, name, quiet.events)
     return found
 
@@ -82,7 +82,7 @@ async def _quiet(log: ConversationLog, name: ConversationId) -> Catchup:
         await asyncio.sleep(0.1)
 
 
-def _compare(visitor: Visitor, events: list[Event], sealed: bool, whole: bool) -> Findings:
+def compare(visitor: Visitor, events: list[Event], sealed: bool, whole: bool) -> Findings:
     found = Findings(
         messages=len(visitor.sent),
         acknowledged=len(visitor.acknowledged),
