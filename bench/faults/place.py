@@ -108,6 +108,7 @@ class Place:
             "FRONTDESK_REDIS_URL": self.store.url,
             "FRONTDESK_PORT": str(port),
             "FRONTDESK_LEASE_SECONDS": str(LEASE_SECONDS),
+            "FRONTDESK_MAX_ATTEMPTS": "50",  # workers are killed more often than they would die
             "FRONTDESK_MESSAGES_PER_MINUTE": "6000",
             "FRONTDESK_REPLY_MAX_TOKENS": "4000",
             "FRONTDESK_MAX_RUNNING": "256",

@@ -17,7 +17,6 @@ pytestmark = [pytest.mark.loop, pytest.mark.timeout(600)]
 RUNS: list[tuple[str, StoreKind]] = [
     ("cut-sockets", "valkey"),
     ("at-once", "cluster"),
-    ("kills", "redis"),
     ("kills", "cluster"),
     ("stopped-worker", "valkey"),
     ("store-kills-everysec", "cluster"),
