@@ -34,8 +34,8 @@ format: .make/dev  ## mend what lint and format can mend
 bench: .make/dev  ## performance, side by side with a plain loop; the last line is JSON
 	$(BIN)/python -m bench.training
 
-soak: .make/dev  ## faults under load (slow)
-	$(BIN)/python -m bench.soak
+soak: .make/dev  ## faults under load (an hour; SOAK=--quick: minutes); the last line is JSON
+	$(BIN)/python -m bench.soak $(SOAK)
 
 clean:  ## remove the environment; data/ stays
 	rm -rf $(VENV) .make

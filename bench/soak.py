@@ -1,187 +1,137 @@
-"""Faults under load: visitors chat while sockets are cut and processes are killed.
+"""Faults under load, by scenario: real servers, workers, archiver and stores on loopback are
+killed, stopped, cut off, emptied and filled up, while visitors chat. In the end every visitor's
+view is compared with the log and the record.
 
-Starts the whole product in a temporary data directory (loopback only, without the console), lets
-scripted visitors chat for a bounded time, and at random moments cuts a visitor's socket, SIGKILLs
-the worker or the server. In the end every visitor's view is compared with the log:
+``python -m bench.soak`` runs everything (about an hour), ``--quick`` the same in small (minutes),
+``--only NAME`` one scenario, ``--list`` names them. It stops by itself and touches loopback only.
+The last line is one JSON object; the exit code is 1 when something was lost, doubled or torn.
 
-* an acknowledged message that is not in the log is *lost*; one that is there twice is *duplicated*;
-* a reply whose text on the visitor's screen differs from the log's is *torn*.
-
-``python -m bench.soak [--minutes 3] [--visitors 6]``. The last line is one JSON object.
+* *lost*: acknowledged to a visitor, and not in the log;
+* *duplicated*: more than once in the log, or shown more than once;
+* *torn*, *repeated*: a reply that was shown, or written, otherwise than as the one text that its
+  question calls for; one that ended twice;
+* *orphaned*, *unanswered*: a question that nobody answers;
+* *gaps*, *unrecorded*: events that a visitor was not shown, or that the record lacks.
 """
 
 import argparse
 import asyncio
 import json
-import os
-import random
-import signal
-import subprocess
 import sys
 import tempfile
-import time
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import httpx
-from rich.progress import Progress
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
-from bench.product import children, free_port, running_product
-from chatbot.client import Backoff, ChatClient
-from chatbot.client_state import Accepted, ReplyEnded, ReplyText
+from bench.faults.check import Findings
+from bench.faults.process import Nursery
+from bench.faults.scenarios.common import Outcome, Setting, StoreKind
+from bench.faults.scenarios.registry import SCENARIOS
+from bench.faults.stores import redis_binary
 
-QUESTIONS = (
-    "Where is my order?",
-    "How long does delivery take?",
-    "Can I send a plant back?",
-    "My pot arrived broken 😢",
-    "What are your opening hours?",
-)
-REPLY_SECONDS = 120.0  # a reply later than this counts as orphaned
+COUNTS = ("lost", "duplicated", "torn", "repeated", "orphaned", "gaps", "talked_over", "unrecorded")
+Run = tuple[str, StoreKind]
 
 
-@dataclass(slots=True)
-class Visitor:
-    """What one visitor sent, was told and saw."""
-
-    conversation_id: str = ""
-    acknowledged: Counter[str] = field(default_factory=Counter)  # client_message_id -> offset count
-    streamed: dict[str, str] = field(default_factory=dict)  # reply_id -> text put together
-    ended: dict[str, str] = field(default_factory=dict)  # reply_id -> text at its end
-    longest_wait: float = 0.0  # seconds from a message to the end of its reply
-    orphaned: int = 0
-
-
-async def visit(url: str, visitor: Visitor, until: float, cut: asyncio.Event) -> None:
-    """Chat until ``until`` (monotonic seconds); ``cut`` asks for a cut of the socket."""
-    rng = random.Random(id(visitor))
-    async with ChatClient(url, "demo", backoff=Backoff(base=0.1, most=2.0)) as chat:
-        cutter = asyncio.create_task(_cut_when_asked(chat, cut))
-        try:
-            while time.monotonic() < until:
-                await _one_turn(chat, visitor, rng.choice(QUESTIONS))
-        finally:
-            cutter.cancel()
-            visitor.conversation_id = chat.state.conversation_id or ""
+def planned(only: list[str], stores: list[str], quick: bool) -> list[Run]:
+    """What to run. In a quick soak each scenario runs on one store, in turn."""
+    runs: list[Run] = []
+    for place, (name, scenario) in enumerate(SCENARIOS.items()):
+        if only and name not in only:
+            continue
+        on = [store for store in scenario.on if not stores or store in stores]
+        runs += [(name, store) for store in ([on[place % len(on)]] if quick and on else on)]
+    return runs
 
 
-async def _cut_when_asked(chat: ChatClient, cut: asyncio.Event) -> None:
-    while True:
-        await cut.wait()
-        cut.clear()
-        await chat.drop_connection()
+async def soak(runs: list[Run], quick: bool, console: Console) -> dict[str, Outcome]:
+    """Run the scenarios one after the other."""
+    outcomes: dict[str, Outcome] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with nursery() as made, Progress(*columns, console=console) as bars:
+        for name, store in runs:
+            scenario = SCENARIOS[name]
+            bar = bars.add_task(f"{name} on {store}", total=1.0)
+            with tempfile.TemporaryDirectory(prefix="frontdesk-soak-") as folder:
+                setting = Setting(
+                    Path(folder),
+                    made,
+                    store,
+                    scenario.quick if quick else scenario.times,
+                    progress=lambda share, bar=bar: bars.update(bar, completed=share),  # type: ignore[misc]
+                )
+                outcomes[f"{name}/{store}"] = outcome = await scenario.run(setting)
+            bars.update(bar, completed=1.0)
+            if not outcome.clean:
+                bars.console.print(f"[red]{name} on {store}: {outcome.as_dict()}[/]")
+    return outcomes
 
 
-async def _one_turn(chat: ChatClient, visitor: Visitor, text: str) -> None:
-    began = time.monotonic()
-    message_id = await chat.send(text)
-    accepted = False
+@contextmanager
+def nursery() -> Iterator[Nursery]:
+    made = Nursery()
     try:
-        async with asyncio.timeout(REPLY_SECONDS):
-            async for update in chat.updates():
-                if isinstance(update, Accepted):
-                    visitor.acknowledged[update.client_message_id] += 1
-                    accepted = accepted or update.client_message_id == message_id
-                elif isinstance(update, ReplyText):
-                    visitor.streamed[update.reply_id] = update.so_far
-                elif isinstance(update, ReplyEnded):
-                    visitor.ended[update.reply_id] = update.text
-                    if accepted:
-                        break
-    except TimeoutError:
-        visitor.orphaned += 1
-    visitor.longest_wait = max(visitor.longest_wait, time.monotonic() - began)
+        yield made
+    finally:
+        made.close()
 
 
-async def break_things(up_pid: int, cuts: list[asyncio.Event], until: float) -> Counter[str]:
-    """Inject faults until ``until``; returns how many of each."""
-    rng = random.Random(7)
-    faults: Counter[str] = Counter()
-    while time.monotonic() < until - 5:
-        await asyncio.sleep(rng.uniform(0.2, 1.0))
-        kind = rng.choices(("cut", "worker", "server"), weights=(20, 1, 1))[0]
-        if kind == "cut":
-            rng.choice(cuts).set()
-        else:
-            pids = children(up_pid).get(kind)
-            if pids is None:
-                continue
-            os.kill(pids, signal.SIGKILL)
-        faults[kind] += 1
-    return faults
+def total(outcomes: dict[str, Outcome]) -> dict[str, Any]:
+    """All scenarios together. Longest gaps are not added up."""
+    found = Findings()
+    for outcome in outcomes.values():
+        found.add(outcome.found)
+    return {
+        "faults": sum(outcome.faults.total() for outcome in outcomes.values()),
+        **asdict(found),
+        "unanswered": sum(outcome.unanswered for outcome in outcomes.values()),
+        "seconds": round(sum(outcome.seconds for outcome in outcomes.values())),
+    }
 
 
-async def check(url: str, token: str, visitors: list[Visitor]) -> dict[str, int]:
-    """Compare what visitors were told and saw with the log."""
-    found = {"acknowledged": 0, "lost": 0, "duplicated": 0, "torn": 0, "gaps": 0}
-    async with httpx.AsyncClient(
-        base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=30
-    ) as api:
-        for visitor in visitors:
-            answer = await api.get(f"/v1/admin/conversations/{visitor.conversation_id}")
-            answer.raise_for_status()
-            events: list[dict[str, Any]] = answer.json()["events"]
-            offsets = [event["offset"] for event in events]
-            found["gaps"] += offsets != list(range(1, len(offsets) + 1))
-            logged = Counter(
-                event["client_message_id"] for event in events if event["type"] == "message.created"
-            )
-            replies = {e["reply_id"]: e["text"] for e in events if e["type"].startswith("reply.")}
-            found["acknowledged"] += len(visitor.acknowledged)
-            found["lost"] += sum(1 for key in visitor.acknowledged if key not in logged)
-            found["duplicated"] += sum(count - 1 for count in logged.values())
-            found["torn"] += sum(
-                1 for key, text in visitor.ended.items() if replies.get(key) != text
-            )
-            # a reply's end may have been missed, its beginning may not have been changed
-            found["torn"] += sum(
-                1
-                for key, text in visitor.streamed.items()
-                if not visitor.ended.get(key, text).startswith(text)
-            )
-    return found
-
-
-async def soak(minutes: float, count: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="frontdesk-soak-") as folder:
-        data_dir, port = Path(folder), free_port()
-        async with running_product(data_dir, port) as product:
-            visitors = [Visitor() for _ in range(count)]
-            cuts = [asyncio.Event() for _ in visitors]
-            until = time.monotonic() + minutes * 60
-            with Progress() as bar:
-                shown = bar.add_task("soaking", total=minutes * 60)
-                async with asyncio.TaskGroup() as group:
-                    for visitor, cut in zip(visitors, cuts, strict=True):
-                        group.create_task(visit(product.url, visitor, until, cut))
-                    breaking = group.create_task(break_things(product.pid, cuts, until))
-                    while (left := until - time.monotonic()) > 0:
-                        bar.update(shown, completed=minutes * 60 - left)
-                        await asyncio.sleep(min(left, 1.0))
-            await product.ready()
-            return {
-                "minutes": minutes,
-                "visitors": count,
-                "faults": dict(breaking.result()),
-                **await check(product.url, product.token, visitors),
-                "orphaned": sum(visitor.orphaned for visitor in visitors),
-                "longest_wait_s": round(max(visitor.longest_wait for visitor in visitors), 1),
-            }
+def as_table(outcomes: dict[str, Outcome]) -> Table:
+    table = Table("scenario", "faults", "messages", "acknowledged", *COUNTS, "longest gap (s)")
+    for name, outcome in outcomes.items():
+        row = outcome.as_dict()
+        shown = ("faults", "messages", "acknowledged", *COUNTS, "longest_gap_s")
+        table.add_row(name, *(str(row[column]) for column in shown))
+    return table
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=3.0)
-    parser.add_argument("--visitors", type=int, default=6)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="everything once, in minutes")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME")
+    parser.add_argument("--store", action="append", default=[], metavar="KIND")
+    parser.add_argument("--list", action="store_true", help="name the scenarios and their stores")
     options = parser.parse_args()
-    try:
-        result = asyncio.run(soak(options.minutes, options.visitors))
-    except (subprocess.SubprocessError, httpx.HTTPError) as error:
-        sys.exit(f"the soak could not run: {error}")
+    console = Console(stderr=True)
+    if options.list:
+        for name, scenario in SCENARIOS.items():
+            console.print(name, "on", ", ".join(scenario.on))
+        return
+    unknown = set(options.only) - set(SCENARIOS)
+    if unknown:
+        sys.exit(f"no such scenario: {', '.join(sorted(unknown))}; --list names them")
+    runs = planned(options.only, options.store, options.quick)
+    if redis_binary() is None and any(store != "valkey" for _, store in runs):
+        sys.exit("a soak needs a redis-server: install Debian's, or choose --store valkey")
+    outcomes = asyncio.run(soak(runs, options.quick, console))
+    console.print(as_table(outcomes))
+    result = {
+        "quick": options.quick,
+        "scenarios": {name: outcome.as_dict() for name, outcome in outcomes.items()},
+        "total": total(outcomes),
+        "clean": all(outcome.clean for outcome in outcomes.values()),
+    }
     print(json.dumps(result))
-    if any(result[key] for key in ("lost", "duplicated", "torn", "gaps")):
+    if not result["clean"]:
         sys.exit(1)
 
 

@@ -22,6 +22,7 @@ from chatbot.errors import (
     Overloaded,
     ProtocolViolation,
     RequestRefused,
+    StorageFull,
     StoreUnavailable,
 )
 
@@ -518,6 +519,9 @@ def error_of(problem: FrontdeskError, **extra: Any) -> dict[str, Any]:
     if isinstance(problem, StoreUnavailable):
         # the cause may name hosts: it is logged, not sent
         message = "the message store is away for a moment: it was not kept, send it again"
+        return error(problem.code, message, STORE_RETRY_SECONDS, **extra)
+    if isinstance(problem, StorageFull):  # somebody makes room: clients keep it and try again
+        message = "the message store has no room now: it was not kept, send it again"
         return error(problem.code, message, STORE_RETRY_SECONDS, **extra)
     return error(problem.code, str(problem), **extra)
 

@@ -19,6 +19,7 @@ from chatbot.errors import (
     ProtocolViolation,
     RateLimited,
     RequestRefused,
+    StorageFull,
     StoreUnavailable,
 )
 from chatbot.protocol import CloseCode, SocketState, parse_desk_frame, parse_visitor_frame
@@ -184,6 +185,7 @@ def test_error_frames() -> None:
     away = protocol.error_of(StoreUnavailable("redis://secret-host:6379 refused"))
     assert away["code"] == "store_unavailable"
     assert away["retry_after"] > 0
+    assert protocol.error_of(StorageFull("no room"))["retry_after"] > 0  # a client keeps it
     assert "secret-host" not in away["message"]
 
 

@@ -18,8 +18,8 @@ ATTEMPTS = 3
 
 
 @pytest.fixture(params=["memory", "redis", "cluster"])
-def log(request: pytest.FixtureRequest) -> ConversationLog:
-    """An empty log."""
+def log(request: pytest.FixtureRequest, redis_url: str) -> ConversationLog:
+    """An empty log. ``redis_url`` is named: who uses this is then known to share the store."""
     if request.param == "memory":
         return MemoryLog(LEASE, ATTEMPTS)
     return RedisLog(request.getfixturevalue(request.param), None, LEASE, ATTEMPTS)

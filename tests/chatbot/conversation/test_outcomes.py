@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chatbot.conversation.events import ConversationId, Lease, Status
+from chatbot.conversation.events import Accepted, ConversationId, Lease, Status
 from chatbot.conversation.interface import ConversationLog
 from chatbot.errors import Conflict
 from tests.chatbot.conversation.conftest import ATTEMPTS, LEASE
@@ -24,14 +24,27 @@ from tests.chatbot.conversation.steps import (
     take,
 )
 
-ROWS = {
-    "new visitor message": "test_a_new_message_waits_for_its_own_reply",
-    "`reply.stop`": "test_stop_ends_the_reply_with_the_text_so_far",
-    "hand-over asked, agent claims, conversation closed": "test_after_a_hand_over_no_bot_text",
-    "client disconnects": "test_a_reader_that_goes_changes_nothing",
-    "version promoted": "test_the_version_that_began_a_reply_ends_it",
-    "worker dies": "test_a_silent_worker_is_replaced_and_the_text_goes_on",
-    "two tabs, two servers": "test_two_writers_make_one_order",
+HERE = "chatbot/conversation/test_outcomes.py"
+RESTORE = "chatbot/conversation/test_restore.py"
+ROWS = {  # what happens -> (file, test)
+    "new visitor message": (HERE, "test_a_new_message_waits_for_its_own_reply"),
+    "`reply.stop`": (HERE, "test_stop_ends_the_reply_with_the_text_so_far"),
+    "hand-over asked, agent claims, conversation closed": (
+        HERE,
+        "test_after_a_hand_over_no_bot_text",
+    ),
+    "client disconnects": (HERE, "test_a_reader_that_goes_changes_nothing"),
+    "version promoted": (HERE, "test_the_version_that_began_a_reply_ends_it"),
+    "worker dies": (HERE, "test_a_silent_worker_is_replaced_and_the_text_goes_on"),
+    "worker is stopped beyond its lease and goes on": (
+        HERE,
+        "test_a_worker_that_slept_may_not_write",
+    ),
+    "server dies": (HERE, "test_what_a_dead_server_took_is_taken_once"),
+    "store restarts": (RESTORE, "test_a_kill_loses_nothing_that_was_acknowledged"),
+    "store loses data": (RESTORE, "test_an_unanswered_question_is_asked_again_after_a_flush"),
+    "client is gone for a day": (HERE, "test_whoever_was_away_gets_exactly_what_was_missed"),
+    "two tabs, two servers": (HERE, "test_two_writers_make_one_order"),
 }
 
 
@@ -40,7 +53,9 @@ def test_every_row_of_the_table_has_its_test() -> None:
     table = text.split("### What meets a running reply")[1].split("## ")[0]
     rows = re.findall(r"^\| (.+?) \|", table, re.MULTILINE)[2:]
     assert rows == list(ROWS)
-    assert all(name in globals() for name in ROWS.values())
+    tests = Path(__file__).parents[2]
+    for file, name in ROWS.values():
+        assert f"async def {name}(" in (tests / file).read_text()
 
 
 async def test_a_new_message_waits_for_its_own_reply(log: ConversationLog) -> None:
@@ -163,6 +178,57 @@ async def test_a_hand_over_raced_with_generation(log: ConversationLog) -> None:
             f"bot (handoff): {shown}",
             "bot -> human (claimed)",
         ]
+
+
+async def test_a_worker_that_slept_may_not_write(log: ConversationLog) -> None:
+    cid = await begin(log)
+    await ask(log, cid)
+    slept = await streaming(log, "Half ")
+    await asyncio.sleep(1.5 * LEASE)
+    awake = await take(log)
+    assert (awake.streamed, awake.reply_id) == ("Half ", slept.reply_id)
+    await _everything_is_refused(log, slept)
+    await log.start_reply(awake, "v-1")
+    assert await log.append_delta(awake, 5, "done") == "written"
+    await _everything_is_refused(log, slept)
+    assert await complete(log, awake, "Half done") == "written"
+    assert await shape(log, cid) == ["visitor: hello", "bot (end): Half done"]
+
+
+async def test_what_a_dead_server_took_is_taken_once(log: ConversationLog) -> None:
+    """It died between the log and the acknowledgement; the client asks another one."""
+    cid = await begin(log)
+
+    async def send() -> Accepted:
+        return await log.append_message(
+            cid, role="visitor", text="hello", client_message_id="m-1", author="v1"
+        )
+
+    first, again = await send(), await send()
+    assert (first.offset, again.offset, again.duplicate) == (1, 1, True)
+    await answer(log)
+    assert (await send()).duplicate
+    await no_job(log)  # nor is it answered twice
+    assert await shape(log, cid) == ["visitor: hello", "bot (end): Hi there"]
+
+
+async def test_whoever_was_away_gets_exactly_what_was_missed(log: ConversationLog) -> None:
+    cid = await begin(log)
+    await ask(log, cid)
+    await streaming(log, "Half a")
+    seen = await log.catch_up(cid, None, None)
+    await log.change_status(cid, "human", reason="claimed", actor="anna", agent="anna")
+    for number in range(150):
+        await log.append_message(
+            cid, role="agent", text=f"{number}", client_message_id=f"a{number}", author="anna"
+        )
+        await ask(log, cid, f"{number}?")
+    missed = await log.catch_up(cid, seen.head.epoch, seen.head.offset)
+    assert missed.recovered
+    assert missed.live is None
+    first = seen.head.offset + 1
+    assert [event.offset for event in missed.events] == list(range(first, first + 302))
+    assert missed.events == (await events_of(log, cid))[1:]
 
 
 async def test_a_reader_that_goes_changes_nothing(log: ConversationLog) -> None:
