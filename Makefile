@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo test check format bench soak clean
+.PHONY: help setup demo test check format bench serving soak clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ format: .make/dev  ## mend what lint and format can mend
 
 bench: .make/dev  ## performance, side by side with a plain loop; the last line is JSON
 	$(BIN)/python -m bench.training
+
+serving: .make/dev  ## chats through the API, with numbers; needs the STAR transcripts (docs/api.md)
+	$(BIN)/python -m bench.serving --quick
 
 soak: .make/dev  ## faults under load (an hour; SOAK=--quick: minutes); the last line is JSON
 	$(BIN)/python -m bench.soak $(SOAK)

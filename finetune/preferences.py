@@ -17,7 +17,7 @@ from chatbot.conversation.transcript import conversation_messages
 from chatbot.prompt import ChatMessage
 from chatbot.record.database import Database
 from chatbot.record.tables import Conversation, EventRow
-from finetune.transcripts.redact import redact
+from chatbot.redaction import redact
 
 KINDS = ("edited", "rejected", "passed_over")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from chatbot.completions import keys
 from chatbot.completions.queue import JobQueue, entries_of
@@ -167,7 +167,7 @@ class Exchange:
                 answer = await self._redis.xread(
                     {self._stream: self._last_id}, count=100, block=int(READ_SECONDS * 1000)
                 )
-            except (RedisError, OSError) as error:
+            except (RedisError, RedisClusterException, OSError) as error:
                 log.warning("completions.unreadable", error=str(map_store_error(error)))
                 self._away = True
                 await asyncio.sleep(READ_RETRY)

@@ -89,8 +89,7 @@ class DeskList:
 
     def _forget(self, conversation_id: ConversationId) -> None:
         """It was erased: nothing of it stays in memory."""
-        for key in [key for key in self._previews if key[0] == conversation_id]:
-            del self._previews[key]
+        self._summaries.pop(conversation_id, None)
 
     async def _line(self, head: Head) -> Line:
         summary = await self._summary(head)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import httpx
@@ -85,7 +85,7 @@ class Client:
             raise _refusal(response, response.content)
         return _json(response.content)
 
-    async def complete(self, body: dict[str, Any]) -> AsyncIterator[Piece]:
+    async def complete(self, body: dict[str, Any]) -> AsyncGenerator[Piece, None]:
         """Stream a completion. Close the iterator to cancel it: the connection is closed, at
         which servers stop the work.
 
@@ -102,8 +102,8 @@ class Client:
             try:
                 if response.status_code != 200:
                     async with _until(time.monotonic() + CALL_SECONDS):
-                        body = await _some_of(response)
-                    raise _refusal(response, body)
+                        said = await _some_of(response)
+                    raise _refusal(response, said)
                 async for piece in self._pieces(response, deadline):
                     yield piece
             finally:

@@ -28,7 +28,7 @@ async def connect(
         SettingsError: it has several, and none is chosen.
     """
     cards = await model_cards(client)
-    kind = settings.remote_server
+    kind: str = settings.remote_server
     if kind == "auto":
         kind = await _kind(client, cards)
     model, card = _model(cards, settings.remote_model, kind)

@@ -8,7 +8,7 @@ prompt grown by what the server has said, so that no text comes twice.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -309,8 +309,8 @@ class RemoteEngine:
             self._settle(reply, adapter, error)
         except Exception:
             log.exception("engine bug", request=reply.request.request_id)
-            error = ModelError("the model failed while it wrote this reply; the log says why")
-            self._settle(reply, adapter, error)
+            broken = ModelError("the model failed while it wrote this reply; the log says why")
+            self._settle(reply, adapter, broken)
 
     async def _write(self, reply: RemoteReply, adapter: Adapter | None) -> None:
         """Call the server until the reply has its end."""
@@ -378,6 +378,9 @@ class RemoteEngine:
                     before, self._step_seconds = now, now - before
                 if reply.finish is not None and piece.finish is None and piece.has_content:
                     return  # ended here, by a stop string: nothing more is wanted of it
+
+    def teach(self, scope: str, token_ids: Sequence[int], conversation: str | None) -> None:
+        """Ignored: the server drafts by itself, or not at all."""
 
     # -- numbers
 

@@ -1,6 +1,7 @@
 """Workers that stop or die, a store that forgets: nothing hangs, nothing is said twice."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -10,10 +11,13 @@ from redis.asyncio import Redis
 from chatbot.completions import keys
 from chatbot.completions.queue import JobQueue
 from chatbot.completions.wire import Event, Started, Text, dump_batch
+from chatbot.record.database import Database
+from chatbot.redis_client import open_redis
 from chatbot.worker.worker import Worker
 from tests.chatbot.server.completions.conftest import TEXT, Desk, serving
 from tests.chatbot.server.room import until
-from tests.chatbot.worker.conftest import Place
+from tests.chatbot.worker.conftest import Place, make_services
+from tests.chatbot.worker.scripted_engine import ScriptedEngine
 
 
 async def _text_so_far(stream: Any, length: int) -> str:
@@ -156,3 +160,22 @@ async def test_a_worker_holds_few_requests(place: Place) -> None:
         small.engine.go.set()
         await asyncio.gather(*asked)
         assert small.engine.most_running == 3
+
+
+async def test_the_same_on_a_cluster(cluster_url: str, database: Database, tmp_path: Path) -> None:
+    client = open_redis(cluster_url)
+    services = make_services(client, database, tmp_path, lease_seconds=20.0)
+    place = Place(services, ScriptedEngine(lambda prompt: TEXT), tmp_path / "artifacts")
+    try:
+        async with serving(place) as desk, place.worker(drain_seconds=0.2):
+            assert (await desk.ask()).choices[0].message.content == TEXT
+            place.engine.hold_at = 6
+            stream = await desk.ask(stream=True)
+            assert await _text_so_far(stream, 6) == TEXT[:6]
+            await stream.close()
+            await until(lambda: len(place.engine.ended) == 2)
+            place.engine.hold_at = None
+            answers = await asyncio.gather(*(desk.ask() for _ in range(5)))
+            assert {answer.choices[0].message.content for answer in answers} == {TEXT}
+    finally:
+        await client.aclose()
