@@ -127,7 +127,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         database = await asyncio.to_thread(open_database, settings)
         stack.callback(database.close)
         versions = await asyncio.to_thread(open_versions, settings, database)
-        archive = Archive(database)
+        archive = Archive(database, settings.log_days)
         yield Services(
             settings=settings,
             redis=redis,

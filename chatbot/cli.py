@@ -191,9 +191,9 @@ def _root(
 
 def build() -> typer.Typer:
     """The whole command: ours, and what other packages add (entry points, see pyproject.toml)."""
-    from chatbot import chat_command, keys_command, models_command, staff_command
+    from chatbot import chat_command, data_command, keys_command, models_command, staff_command
 
-    for module in (chat_command, models_command, staff_command, keys_command):
+    for module in (chat_command, data_command, models_command, staff_command, keys_command):
         module.add_commands(app)
     for entry in entry_points(group="frontdesk.commands"):
         entry.load()(app)

@@ -267,8 +267,10 @@ class ChatState:
         return [*updates, ReplyEnded(reply_id, text, finish_reason, version)]
 
     def _problem(self, frame: Frame, now: float) -> Problem:
-        if frame["code"] == "not_found":  # the conversation is gone: the next hello begins one
+        if frame["code"] in ("not_found", "erased"):  # gone: the next hello begins a new one
             self.conversation_id = self.epoch = None
+        if frame["code"] == "erased":  # words that it did not confirm are erased with the others
+            self.unacknowledged.clear()
         retry_after = frame.get("retry_after")
         message_id = frame.get("client_message_id")
         waiting = self.unacknowledged.get(message_id) if message_id else None

@@ -15,9 +15,11 @@
      │    ├── NotAllowed            known, but without the right
      │    └── OriginRefused         the page's origin is not on the site's list
      ├── NotFound
+     │    └── Erased                the conversation was erased, as its person or a rule asked for
      ├── Conflict                the state changed under the request, or forbids it
      │    ├── PromotionRefused      the report does not pass the promotion rule
-     │    └── RunActive             a training run is queued or running already
+     │    ├── RunActive             a training run is queued or running already
+     │    └── Held                  a legal hold forbids to delete it
      ├── Overloaded              carries ``retry_after`` (seconds)
      │    ├── EngineBusy
      │    └── RateLimited
@@ -108,6 +110,11 @@ class NotFound(FrontdeskError):
     http_status = 404
 
 
+class Erased(NotFound):
+    code = "erased"
+    http_status = 410
+
+
 class Conflict(FrontdeskError):
     code = "conflict"
     http_status = 409
@@ -119,6 +126,10 @@ class PromotionRefused(Conflict):
 
 class RunActive(Conflict):
     code = "run_active"
+
+
+class Held(Conflict):
+    code = "held"
 
 
 class Overloaded(FrontdeskError):

@@ -55,10 +55,11 @@ async def run_server(settings: Settings, demo_page: Path | None = None) -> None:
 async def run_worker(
     settings: Settings, make_engine: Callable[[Settings], Engine] | None = None
 ) -> None:
-    """The engine, reply jobs, and the archiver. ``make_engine`` stands in for the runtime that
+    """The engine, reply jobs, the archiver and the keeper. ``make_engine`` stands in for the runtime that
     the settings name: a program that runs the product's worker with an engine of its own."""
     from chatbot.conversation.archive import Archiver
     from chatbot.engine.factory import create_engine
+    from chatbot.rights.keeper import Keeper
     from chatbot.worker.worker import Worker
 
     stop = _stop_on_signals()
@@ -70,6 +71,7 @@ async def run_worker(
             registry = CollectorRegistry()  # one /metrics for both
             await all_or_none(
                 Archiver(services.log, services.archive, registry).run(stop),
+                Keeper(services, registry).run(stop),
                 Worker(services, engine, _worker_name(), registry).run(stop),
             )
         finally:

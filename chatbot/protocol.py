@@ -41,6 +41,7 @@ class CloseCode(IntEnum):
     NOT_ALLOWED = 4403  # origin or conversation is not this visitor's: do not reconnect
     HELLO_TIMEOUT = 4408  # no hello within the time allowed
     LOG_RESET = 4409  # the log has a new epoch: reconnect and reload
+    ERASED = 4410  # the visitor was erased: forget the conversation and the token
     SLOW_READER = 4413  # the client did not read fast enough: reconnect and resume
     RATE_LIMITED = 4429  # too many frames: wait, then reconnect
 

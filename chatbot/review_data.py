@@ -14,7 +14,7 @@ A good reply that was cut (stopped, handed over, too long) is context only: lear
 to stop in mid-sentence.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sqlalchemy import or_, select
@@ -28,6 +28,11 @@ from chatbot.record.tables import Conversation, Review, Site
 
 Placed = list[tuple[Event, ChatMessage]]
 SOURCE = "review"
+
+
+def conversation_of(meta: Mapping[str, Any]) -> str:
+    """The conversation that a dialogue with this ``meta`` was made of; "" for any other."""
+    return str(meta.get("id", "")).partition("#")[0] if meta.get("source") == SOURCE else ""
 
 
 def site_prompts(database: Database, default: str) -> Callable[[str], str]:

@@ -121,6 +121,20 @@ class Settings(BaseSettings):
         "", description="Held-out transcript file for reports of runs from the console."
     )
     trainer_threads: int = Field(0, ge=0, description="CPU threads of a training run. 0: all.")
+    # -- retention, where a site has no rule of its own
+    idle_close_hours: int = Field(
+        168, ge=0, description="An open conversation idle for so long is closed. 0: never."
+    )
+    log_days: int = Field(
+        30, ge=1, description="Closed, recorded conversations leave Redis after so many days."
+    )
+    record_days: int = Field(
+        0,
+        ge=0,
+        description="Conversations are deleted everywhere so long after their last event."
+        " 0: never.",
+    )
+    export_hours: int = Field(72, ge=1, description="Exports made on the server are kept so long.")
     # -- the promotion rule
     promote_max_perplexity_ratio: float = Field(
         1.02, gt=0, description="Candidate's perplexity over the live version's, at most."

@@ -13,12 +13,14 @@ from typing import Any
 
 from chatbot.errors import TranscriptError
 from chatbot.prompt import ChatMessage, EncodedDialogue, Tokenizer, encode_dialogue
+from chatbot.redaction import redact
+from chatbot.review_data import conversation_of
 from finetune.storage import write_whole
 from finetune.transcripts import Columns, Dialogue, Rejected, canonical_line, read_transcripts
 from finetune.transcripts.model import DialogueError
 from finetune.transcripts.openai_chat import dialogue_from
 from finetune.transcripts.readers import Rejects
-from finetune.transcripts.redact import business_contacts, redact, redact_dialogue
+from finetune.transcripts.redact import business_contacts, redact_dialogue
 from finetune.transcripts.sets import Seen
 
 OVERLAP_MESSAGES = 6  # context that the next part of a dialogue too long gets from the one before
@@ -139,6 +141,12 @@ def fingerprint(dialogues: Iterable[Dialogue]) -> str:
     for line in sorted(canonical_line(dialogue) for dialogue in dialogues):
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()
+
+
+def conversation_ids(dialogues: Iterable[Dialogue]) -> list[str]:
+    """The reviewed conversations that the dialogues come from, sorted: a version's manifest keeps
+    them, so that it can be said later who taught it."""
+    return sorted({name for d in dialogues if (name := conversation_of(d.meta))})
 
 
 def save_dialogues(path: Path, dialogues: Iterable[Dialogue]) -> None:

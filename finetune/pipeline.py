@@ -18,7 +18,7 @@ from chatbot.errors import RunActive
 from chatbot.settings import Settings
 from chatbot.versions import Versions, base_version_id
 from finetune.config import TrainConfig
-from finetune.dataset import fingerprint
+from finetune.dataset import conversation_ids, fingerprint
 from finetune.evaluate import MAX_REPLY_TOKENS, Metrics, Turn, evaluate_model, sample_turns
 from finetune.generate import Reply
 from finetune.lora import load_adapter
@@ -114,7 +114,11 @@ def _run(
         base_model=config.base,
         created_at=created_at,
         dataset_fingerprint=result.prepared.fingerprint,
-        dataset=_dataset(result),
+        # not in the report, which is read by people
+        dataset={
+            **_dataset(result),
+            "conversations": conversation_ids(result.prepared.train),
+        },
         settings=config.settings,
         run_id=config.run_id,
     )

@@ -35,6 +35,9 @@ FORBIDDEN = {
     "chatbot.engine.torch.blocks": ("torch", "transformers"),
     "chatbot.server": ("chatbot.worker", "chatbot.engine", "torch", "transformers"),
     "chatbot.worker": ("chatbot.server", "fastapi"),
+    "chatbot.rights": ("chatbot.server", "chatbot.worker", "chatbot.engine", "torch", "fastapi"),
+    "chatbot.rights.rules": ("asyncio", "redis", "sqlalchemy"),
+    "chatbot.redaction": ("asyncio", "redis", "sqlalchemy", "torch"),
     "chatbot.record": ("chatbot.server", "chatbot.worker", "chatbot.conversation", "redis"),
 }
 

@@ -22,10 +22,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from chatbot.conversation.events import ConversationId, Event, EventType, Head
-from chatbot.conversation.interface import ConversationLog
-from chatbot.errors import InputError, StorageFull, StoreUnavailable
+from chatbot.conversation.interface import CLOSED_KEPT_SECONDS, ConversationLog
+from chatbot.errors import InputError, NotFound, StorageFull, StoreUnavailable
 from chatbot.record.database import Database
-from chatbot.record.tables import Conversation, EventRow, Review
+from chatbot.record.tables import Conversation, ErasedConversation, EventRow, Review, Site
 
 log = structlog.get_logger()
 
@@ -34,6 +34,7 @@ IDLE = 0.5  # seconds between rounds when nothing is left to do
 BACKOFF = (0.5, 30.0)  # seconds to wait after the first, and at most after any, failed round
 PREVIEW = 200  # characters
 MAX_LIMIT = 500  # conversations of one page
+DAY = 86400  # seconds
 SHOWN = ("message.created", "reply.completed")  # what counts as a message
 
 
@@ -75,24 +76,39 @@ class Archive:
     """Synchronous, like :class:`chatbot.record.database.Database`; call it in a thread. Every
     method may raise StoreUnavailable or StorageFull."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, log_days: int = CLOSED_KEPT_SECONDS // DAY) -> None:
         self._database = database
+        self._log_days = log_days  # of sites that have no rule of their own
 
-    def store(self, head: Head, events: Sequence[Event]) -> None:
+    def store(self, head: Head, events: Sequence[Event]) -> bool:
         """Copy events of the log whose head is ``head``, in one transaction. Storing the same
-        events again changes nothing."""
-        with self._database.session() as session:
-            row = self._row(session, head)
-            for event in events:
-                session.execute(_insert(session, EventRow, _values(head, event)))
-            if head.epoch < row.epoch:
-                return  # a late copy of a log that was restored since
-            row.epoch = head.epoch
-            row.status = head.status
-            row.updated_at = max(row.updated_at, head.updated_at)
-            if events:
-                row.recorded_offset = max(event.offset for event in events)
-            self._summarise(session, row, events)
+        events again changes nothing; those of a conversation that was erased are dropped.
+
+        Returns:
+            whether the record is done with them. False: the conversation is being erased at this
+            moment, and it is not decided what becomes of it; come again.
+        """
+        with self._database.exclusive_session(conversation_lock(head.conversation_id)) as session:
+            erased = session.get(ErasedConversation, head.conversation_id)
+            if erased is not None and erased.pending:
+                return False
+            if erased is not None and head.created_at <= erased.erased_at:
+                return True  # a copy that comes late
+            self._copy(session, head, events)
+            return True
+
+    def _copy(self, session: Session, head: Head, events: Sequence[Event]) -> None:
+        row = self._row(session, head)
+        for event in events:
+            session.execute(_insert(session, EventRow, _values(head, event)))
+        if head.epoch < row.epoch:
+            return  # a late copy of a log that was restored since
+        row.epoch = head.epoch
+        row.status = head.status
+        row.updated_at = max(row.updated_at, head.updated_at)
+        if events:
+            row.recorded_offset = max(event.offset for event in events)
+        self._summarise(session, row, events)
 
     def _row(self, session: Session, head: Head) -> Conversation:
         values = {
@@ -131,6 +147,22 @@ class Archive:
         with self._database.session() as session:
             return session.execute(wanted).scalar_one_or_none()
 
+    def erased_at(self, conversation_id: ConversationId) -> int | None:
+        """When a conversation of this id was erased last, Unix ms of the store's clock."""
+        wanted = select(ErasedConversation.erased_at).where(
+            ErasedConversation.conversation_id == conversation_id
+        )
+        with self._database.session() as session:
+            return session.execute(wanted).scalar_one_or_none()
+
+    def log_seconds(self, site: str) -> int:
+        """How long a closed, recorded conversation of the site stays in the store."""
+        with self._database.session() as session:
+            days = session.execute(
+                select(Site.log_days).where(Site.name == site)
+            ).scalar_one_or_none()
+        return (days or self._log_days) * DAY
+
     def load(self, conversation_id: ConversationId) -> tuple[Conversation, list[Event]] | None:
         """A conversation and its events in order, offsets contiguous from 1."""
         wanted = (
@@ -149,7 +181,7 @@ class Archive:
             row = session.get(Conversation, conversation_id)
             if row is None:
                 return None
-            return row, _view(session.execute(wanted).scalars())
+            return row, visible_events(session.execute(wanted).scalars())
 
     def open_ids(self, since: int) -> list[ConversationId]:
         """Conversations that are not closed and were active since ``since`` (Unix ms)."""
@@ -184,6 +216,11 @@ class Archive:
         return Page(items, f"{last.updated_at}:{last.id}" if last else "")
 
 
+def conversation_lock(conversation_id: str) -> str:
+    """Name of the lock under which a conversation's rows are written or erased."""
+    return f"conversation:{conversation_id}"
+
+
 def _insert(session: Session, table: type[Any], values: dict[str, Any]) -> Any:
     dialect = session.get_bind().dialect.name
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
@@ -209,7 +246,7 @@ def _values(head: Head, event: Event) -> dict[str, Any]:
     }
 
 
-def _view(rows: Iterable[EventRow]) -> list[Event]:
+def visible_events(rows: Iterable[EventRow]) -> list[Event]:
     """One event per offset. ``rows`` come youngest epoch first, offsets rising within it."""
     kept: list[EventRow] = []
     bound: int | None = None  # where the younger epochs begin
@@ -317,15 +354,22 @@ class Archiver:
         return copied
 
     async def _copy(self, conversation_id: ConversationId, head: Head) -> bool:
-        catchup = await self._log.catch_up(conversation_id, head.epoch, head.recorded)
+        try:
+            catchup = await self._log.catch_up(conversation_id, head.epoch, head.recorded)
+        except NotFound:
+            return True  # erased a moment ago, and taken off the list with it
         if not catchup.recovered:
             return False  # restored a moment ago: its head is another one now
         head, events = catchup.head, catchup.events
+        keep = CLOSED_KEPT_SECONDS
         try:
-            await asyncio.to_thread(self._archive.store, head, events)
+            if not await asyncio.to_thread(self._archive.store, head, events):
+                return False
+            if head.status == "closed":
+                keep = await asyncio.to_thread(self._archive.log_seconds, head.site)
         except SQLAlchemyError as error:
             # One conversation that the database refuses must not keep the others from the record.
             log.error("archiver.refused", conversation=conversation_id, error=str(error))
             return False
-        await self._log.mark_recorded(conversation_id, head.offset, head.epoch)
+        await self._log.mark_recorded(conversation_id, head.offset, head.epoch, keep)
         return True

@@ -19,6 +19,7 @@ from chatbot.conversation.events import (
     VisitorId,
 )
 
+CLOSED_KEPT_SECONDS = 30 * 86400
 DeltaOutcome = Literal["written", "lost"]  # lost: stopped, handed over, or the lease is another's
 
 
@@ -180,13 +181,59 @@ class ConversationLog(Protocol):
         """Conversations with events that the record lacks, with the last offset of each."""
         ...
 
-    async def mark_recorded(self, conversation_id: ConversationId, offset: int, epoch: str) -> None:
+    async def mark_recorded(
+        self,
+        conversation_id: ConversationId,
+        offset: int,
+        epoch: str,
+        keep_seconds: int = CLOSED_KEPT_SECONDS,
+    ) -> None:
         """The record has the events of this epoch up to ``offset``. Of another epoch than the
-        log's: ignored, since what was recorded is not what the log holds now."""
+        log's: ignored, since what was recorded is not what the log holds now. A conversation that
+        is closed and wholly recorded leaves the store after ``keep_seconds``."""
         ...
 
     async def restore_open(self) -> int:
         """After the store lost everything: bring back the conversations that are open in the
         record, so that staff see them before their visitors return. Their number; cheap when
         nothing was lost."""
+        ...
+
+    # -- rules and rights
+    async def now_ms(self) -> int:
+        """The store's clock, Unix time in milliseconds: that of ``Head.created_at``."""
+        ...
+
+    async def run_id(self) -> str:
+        """Changes when the store was restarted, and so may have lost its last writes."""
+        ...
+
+    async def erase(
+        self, conversation_id: ConversationId, erased_at: int, only_before: int | None = None
+    ) -> bool | None:
+        """Delete the log if it began at ``erased_at`` or before, and let nothing that did come
+        back under its id: not from the record, not by a worker that writes. Readers are woken.
+        Again: nothing more happens.
+
+        Returns:
+            whether there was a log; None when something was said after ``only_before``: then
+            nothing was deleted.
+        """
+        ...
+
+    async def conversations_of(
+        self, site: str, visitor: VisitorId, until: int
+    ) -> list[ConversationId]:
+        """What the store holds of a visitor that began at ``until`` (Unix ms) or before. Looks at
+        every head: for rare use."""
+        ...
+
+    def idle(self, last_active: int) -> AsyncIterator[tuple[ConversationId, str, int]]:
+        """(conversation, site, last activity) of conversations that are not closed and in which
+        nothing happened after ``last_active`` (Unix ms)."""
+        ...
+
+    async def close_idle(self, conversation_id: ConversationId, last_active: int) -> bool:
+        """Close it (reason ``idle``), unless something happened after ``last_active`` or a reply
+        is owed, in one step; whether it was closed now."""
         ...

@@ -22,6 +22,8 @@ LOG = "fd:{{{lane:02d}}}:log:{cid}"
 HEAD = "fd:{{{lane:02d}}}:head:{cid}"
 LIVE = "fd:{{{lane:02d}}}:live:{cid}"
 IDS = "fd:{{{lane:02d}}}:ids:{cid}"
+GONE = "fd:{{{lane:02d}}}:gone:{cid}"
+HEADS = "fd:{*}:head:*"  # pattern of every HEAD
 JOBS = "fd:{{{lane:02d}}}:jobs"
 OPEN = "fd:{{{lane:02d}}}:open"
 DIRTY = "fd:{{{lane:02d}}}:dirty"
@@ -58,6 +60,7 @@ class Keys:
     open: str
     dirty: str
     notify: str
+    gone: str
 
     def as_list(self) -> list[str]:
         return [
@@ -69,13 +72,14 @@ class Keys:
             self.open,
             self.dirty,
             self.notify,
+            self.gone,
         ]
 
 
 def keys_of(conversation_id: ConversationId) -> Keys:
     """All keys of one conversation. Raises InputError as :func:`lane_of`."""
     lane = lane_of(conversation_id)
-    names = (HEAD, LOG, LIVE, IDS, JOBS, OPEN, DIRTY, NOTIFY)
+    names = (HEAD, LOG, LIVE, IDS, JOBS, OPEN, DIRTY, NOTIFY, GONE)
     return Keys(*(name.format(lane=lane, cid=conversation_id) for name in names))
 
 

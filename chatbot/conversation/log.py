@@ -24,17 +24,18 @@ from chatbot.conversation.events import (
     Status,
     VisitorId,
 )
-from chatbot.conversation.interface import Catchup, DeltaOutcome
+from chatbot.conversation.interface import CLOSED_KEPT_SECONDS, Catchup, DeltaOutcome
 from chatbot.conversation.jobs import Job, JobStreams
 from chatbot.conversation.restore import Restorer
 from chatbot.conversation.store import Scripts, as_text, call_store
+from chatbot.conversation.upkeep import Upkeep
 from chatbot.errors import Conflict, InputError, NotFound, StoreUnavailable
 
 OPEN_DAYS = 30  # open conversations come back to the desk's list when not older
 TRIES = 8  # of a step that another process may get in the way of
 
 
-class RedisLog:
+class RedisLog(Upkeep):
     """:class:`chatbot.conversation.interface.ConversationLog` on Redis 7 or later, or Valkey.
 
     Args:
@@ -108,6 +109,7 @@ class RedisLog:
             visitor,
             kind,
             pinned_version,
+            await self._restorer.erased_at(conversation_id),
         )
         return head_of_pairs(reply[1])
 
@@ -408,9 +410,15 @@ class RedisLog:
         found = await self._lanes(keys.DIRTY, limit, newest=False)
         return found[:limit]
 
-    async def mark_recorded(self, conversation_id: ConversationId, offset: int, epoch: str) -> None:
+    async def mark_recorded(
+        self,
+        conversation_id: ConversationId,
+        offset: int,
+        epoch: str,
+        keep_seconds: int = CLOSED_KEPT_SECONDS,
+    ) -> None:
         names = keys.keys_of(conversation_id).as_list()
-        await self._scripts.run("recorded", names, conversation_id, epoch, offset)
+        await self._scripts.run("recorded", names, conversation_id, epoch, offset, keep_seconds)
 
     async def restore_open(self) -> int:
         marks = keys.lane_keys(keys.RESTORED)  # one a lane: a cluster may lose some of them

@@ -22,7 +22,7 @@ from chatbot.conversation.codec import stored_event
 from chatbot.conversation.events import ConversationId, Event
 from chatbot.conversation.rules import turn_after
 from chatbot.conversation.store import Scripts
-from chatbot.errors import NotFound, StoreUnavailable
+from chatbot.errors import Erased, NotFound, StoreUnavailable
 
 log = structlog.get_logger()
 
@@ -41,6 +41,19 @@ class Restorer:
             return await self._recorded(conversation_id) is not None
         except StoreUnavailable:
             return False
+
+    async def erased_at(self, conversation_id: ConversationId) -> int:
+        """When a conversation of this id was erased (Unix ms), 0 for never. 0 also when the
+        record cannot be asked: the store remembers it too."""
+        try:
+            return await self._erased(conversation_id) or 0
+        except StoreUnavailable:
+            return 0
+
+    async def _erased(self, conversation_id: ConversationId) -> int | None:
+        if self._archive is None:
+            return None
+        return await asyncio.to_thread(self._archive.erased_at, conversation_id)
 
     async def open_since(self, since: int) -> list[ConversationId]:
         """Conversations that are open in the record and active since ``since`` (Unix ms)."""
@@ -62,6 +75,9 @@ class Restorer:
         """
         recorded = await self._recorded(conversation_id) or 0
         names = keys.keys_of(conversation_id).as_list()
+        erased = await self._erased(conversation_id)
+        if erased is not None:  # the store may have lost its last writes, the erasing among them
+            await self._scripts.run("erase", names, conversation_id, erased, "")
         reply = await self._scripts.run("vouch", names, secrets.token_hex(8), recorded)
         if reply[0] != "ok" and recorded:
             await self.restore(conversation_id)
@@ -70,14 +86,22 @@ class Restorer:
         """Write the conversation from the record, unless another process was faster.
 
         Raises:
+            Erased: it was erased.
             NotFound: the record does not have it.
         """
         found = None
         if self._archive is not None:
             found = await asyncio.to_thread(self._archive.load, conversation_id)
         if found is None:
+            if await self._erased(conversation_id) is not None:
+                raise _erased()
             raise NotFound(f"there is no conversation {conversation_id}")
         row, events = found
+        keep = (
+            0
+            if self._archive is None
+            else await asyncio.to_thread(self._archive.log_seconds, row.site)
+        )
         turn = turn_after(events)
         reply = await self._scripts.run(
             "restore",
@@ -95,11 +119,18 @@ class Restorer:
             secrets.token_hex(8),
             len(events),
             secrets.token_hex(8),
+            keep,
             *(stored_event(event) for event in events),
             *_idempotency(events),
         )
+        if reply[0] == "gone":
+            raise _erased()
         if reply[0] == "ok":
             log.warning("log.restored", conversation=conversation_id, events=len(events))
+
+
+def _erased() -> Erased:
+    return Erased("this conversation was erased: begin a new one")
 
 
 def _idempotency(events: list[Event]) -> list[str]:

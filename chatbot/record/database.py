@@ -133,7 +133,8 @@ def _map(error: DatabaseError | InterfaceError) -> StorageFull | StoreUnavailabl
 def _sqlite_pragmas(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
     _write_ahead(cursor)
-    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+    # secure_delete: what was erased is overwritten, not only unlinked from the file's pages
+    for pragma in ("synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

@@ -144,6 +144,10 @@ class Site(Base):
     system_prompt: Mapped[str] = mapped_column(Text, default="")
     identity_secret: Mapped[str] = mapped_column(String(128), default="")
     created_at: Mapped[int] = mapped_column(BigInteger)
+    # retention; NULL: the installation's setting of that name, 0: never (chatbot/rights/rules.py)
+    idle_close_hours: Mapped[int | None] = mapped_column(Integer)
+    log_days: Mapped[int | None] = mapped_column(Integer)
+    record_days: Mapped[int | None] = mapped_column(Integer)
 
 
 class Staff(Base):
@@ -183,7 +187,90 @@ class Audit(Base):
     at: Mapped[int] = mapped_column(BigInteger, index=True)
 
 
+class Hold(Base):
+    """A legal hold: nothing of this visitor is deleted until it is lifted."""
+
+    __tablename__ = "holds"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    site: Mapped[str] = mapped_column(String(64))
+    visitor: Mapped[str] = mapped_column(String(64), index=True)
+    reason: Mapped[str] = mapped_column(Text)
+    placed_by: Mapped[str] = mapped_column(String(64))
+    placed_at: Mapped[int] = mapped_column(BigInteger)
+    lifted_at: Mapped[int | None] = mapped_column(BigInteger)
+    lifted_by: Mapped[str] = mapped_column(String(64), default="")
+    lift_reason: Mapped[str] = mapped_column(Text, default="")
+
+
+class Erasure(Base):
+    """A person was erased, or is being erased. ``receipt`` says what was found where."""
+
+    __tablename__ = "erasures"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    request_id: Mapped[str] = mapped_column(String(64), unique=True)
+    site: Mapped[str] = mapped_column(String(64))
+    visitor: Mapped[str] = mapped_column(String(64), index=True)
+    state: Mapped[str] = mapped_column(String(16), index=True)  # running | done
+    requested_by: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[str] = mapped_column(Text)
+    receipt: Mapped[dict[str, Any]] = mapped_column(JSON)
+    requested_at: Mapped[int] = mapped_column(BigInteger)
+    completed_at: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class ErasedConversation(Base):
+    """What must not come back: logs under this id that began at ``erased_at`` (the store's clock)
+    or before. ``pending``: marked, and not yet deleted everywhere. ``only_before``: retention
+    deletes it only if nothing was said after that moment. ``erasure_id`` is "" for retention."""
+
+    __tablename__ = "erased_conversations"
+    conversation_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    erased_at: Mapped[int] = mapped_column(BigInteger, index=True)
+    only_before: Mapped[int | None] = mapped_column(BigInteger)
+    pending: Mapped[bool] = mapped_column(Boolean, index=True)
+    erasure_id: Mapped[str] = mapped_column(String(64), default="", index=True)
+
+
+class Export(Base):
+    """Conversations written to a file that is under our control: listed, expiring, erased."""
+
+    __tablename__ = "exports"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    request_id: Mapped[str] = mapped_column(String(64), unique=True)
+    state: Mapped[str] = mapped_column(String(16), index=True)  # rights/exports.py has them
+    format: Mapped[str] = mapped_column(String(8))  # jsonl | csv
+    redact: Mapped[bool] = mapped_column(Boolean)
+    filter: Mapped[dict[str, Any]] = mapped_column(JSON)
+    requested_by: Mapped[str] = mapped_column(String(64))
+    conversations: Mapped[int] = mapped_column(Integer, default=0)
+    total: Mapped[int] = mapped_column(Integer, default=0)
+    size: Mapped[int] = mapped_column(BigInteger, default=0)  # bytes
+    error: Mapped[str] = mapped_column(Text, default="")
+    heartbeat_at: Mapped[int] = mapped_column(BigInteger, default=0)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    expires_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class ExportedConversation(Base):
+    """Which export holds which conversation, written before the file: so erasing finds it."""
+
+    __tablename__ = "export_conversations"
+    export_id: Mapped[str] = mapped_column(
+        String(64), ForeignKey("exports.id", ondelete="CASCADE"), primary_key=True
+    )
+    conversation_id: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
+
+
 Index("events_by_time", EventRow.at)
+# one hold in force for a person
+Index(
+    "one_hold_in_force",
+    Hold.site,
+    Hold.visitor,
+    unique=True,
+    sqlite_where=Hold.lifted_at.is_(None),
+    postgresql_where=Hold.lifted_at.is_(None),
+)
 # exactly one version is live, whatever the application does
 Index(
     "one_live_version",

@@ -18,7 +18,7 @@ from chatbot import protocol
 from chatbot.conversation.events import ConversationId, ReplyId, VisitorId
 from chatbot.conversation.interface import Catchup
 from chatbot.crew import run_together
-from chatbot.errors import FrontdeskError, NotAllowed, NotFound, ProtocolViolation
+from chatbot.errors import Erased, FrontdeskError, NotAllowed, NotFound, ProtocolViolation
 from chatbot.protocol import SocketState
 from chatbot.server.auth import VisitorClaims, check_origin, signer_of
 from chatbot.server.follow import Follower, LogReset, live_frame, seen_events, visitor_view
@@ -150,6 +150,8 @@ class _Chat:
                 self._room.limits,
                 lambda: self._log.catch_up(self._id, follower.epoch, follower.offset),
             )
+        except Erased:
+            raise
         except NotFound:
             raise _gone() from None
 
@@ -165,7 +167,7 @@ class _Chat:
                 about = {"client_message_id": frame.client_message_id}
             try:
                 await self._take(frame)
-            except (ProtocolViolation, LogReset):
+            except (ProtocolViolation, LogReset, Erased):
                 raise
             except NotFound:
                 raise _gone() from None

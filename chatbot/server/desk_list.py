@@ -32,9 +32,16 @@ class DeskList:
     async def one(self, conversation_id: ConversationId) -> Line | None:
         """The line of one conversation, also a closed one; None when it is not for the list."""
         head = await self._log.head(conversation_id)
+        if head is None:
+            self._forget(conversation_id)
         if head is None or head.kind != "chat" or head.offset == 0:
             return None
         return await self._line(head)
+
+    def _forget(self, conversation_id: ConversationId) -> None:
+        """It was erased: nothing of it stays in memory."""
+        for key in [key for key in self._previews if key[0] == conversation_id]:
+            del self._previews[key]
 
     async def _line(self, head: Head) -> Line:
         return protocol.conversation_listed(

@@ -104,6 +104,8 @@ class _Desk:
             changed = {ConversationId(name) for name in self._listed.keys() - fresh.keys()}
         for conversation_id in changed:
             line = await self._room.desk_list.one(conversation_id)
+            if line is None and conversation_id in self._listed:  # it was erased
+                line = {**self._listed[conversation_id], "status": "closed", "preview": ""}
             if line is not None:
                 fresh[conversation_id] = line
         news = [line for name, line in fresh.items() if self._listed.get(name) != line]

@@ -16,7 +16,7 @@ from chatbot.errors import FrontdeskError, NotAuthenticated, Overloaded
 log = structlog.get_logger()
 INTERNAL = "something went wrong on our side; the server's log says what"
 # data of an exception that the peer may have, beside code and message
-SHOWN = ("run_id", "reasons")
+SHOWN = ("run_id", "reasons", "hold_id")
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 

@@ -18,6 +18,7 @@ from chatbot import protocol
 from chatbot.crew import run_together
 from chatbot.errors import (
     AccessError,
+    Erased,
     FrontdeskError,
     NotAuthenticated,
     NotFound,
@@ -38,6 +39,7 @@ _CLOSE_CODES: tuple[tuple[type[FrontdeskError], CloseCode], ...] = (
     (ProtocolViolation, CloseCode.PROTOCOL),
     (NotAuthenticated, CloseCode.NOT_AUTHENTICATED),
     (AccessError, CloseCode.NOT_ALLOWED),
+    (Erased, CloseCode.ERASED),
     (NotFound, CloseCode.LOG_RESET),  # reconnect without the conversation's id
     (LogReset, CloseCode.LOG_RESET),
     (Overloaded, CloseCode.RATE_LIMITED),

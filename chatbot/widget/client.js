@@ -177,6 +177,7 @@ export const CLOSE = Object.freeze({
   NOT_AUTHENTICATED: 4401,
   NOT_ALLOWED: 4403,
   LOG_RESET: 4409,
+  ERASED: 4410,
   SLOW_READER: 4413,
   RATE_LIMITED: 4429,
 });
@@ -343,6 +344,7 @@ export class Connection {
     }
     this.#forget();
     this.options.onClose(code);
+    if (this.state === 'idle') return undefined; // stopped there
     if (FATAL.has(code)) return this.#end(code, reason);
     let wait = this.#backoff();
     if (AT_ONCE.has(code) && this.#attempts <= 1) wait = this.options.random() * 250;

@@ -207,8 +207,9 @@ export class DeskSession {
   #error({ code, message, conversation_id: id, client_message_id: messageOf }) {
     if (messageOf) this.outbox.fail(messageOf, code, message);
     else this.onError(message, id ?? null);
-    if (code !== 'not_found' || !id) return;
+    if ((code !== 'not_found' && code !== 'erased') || !id) return;
     this.lines.delete(id);
+    this.transcripts.delete(id);
     if (id === this.selected) this.selected = null;
   }
 }

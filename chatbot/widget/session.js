@@ -313,9 +313,17 @@ export class Session {
     }, retryAfter * 1000);
   }
 
+  /** Nothing of what was said stays in this browser; the next words are a new visitor's. */
+  #erased() {
+    const identity = this.#identity; // the customer is still logged in at the page
+    this.reset();
+    this.#identity = identity;
+  }
+
   #onClose(code) {
     if (code === CLOSE.NOT_AUTHENTICATED) this.#token = null;
     if (code === CLOSE.LOG_RESET) this.transcript.reset();
+    if (code === CLOSE.ERASED) this.#erased();
     if (code !== CLOSE.TOO_BIG) return;
     const [first] = this.outbox.unacknowledged(); // sending it again would close again
     if (first) this.outbox.fail(first.id, 'too_long', 'This message is too long.');

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatbot.redaction import KINDS, find, redact
 from finetune.transcripts.openai_chat import dialogue_from
-from finetune.transcripts.redact import KINDS, business_contacts, find, redact, redact_dialogue
+from finetune.transcripts.redact import business_contacts, redact_dialogue
 
 PERSONAL = [
     ("write to jo.smith+x@mail.example.co.uk.", "write to [EMAIL]."),

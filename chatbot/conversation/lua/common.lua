@@ -5,10 +5,11 @@
 -- send as JSON are put together as text.
 local HEAD, LOG, LIVE, IDS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local JOBS, OPEN, DIRTY, NOTIFY = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local GONE = KEYS[9]
 local PUBLISH = ARGV[1] -- PUBLISH, or SPUBLISH on a cluster
 local GROUP, CONSUMER = 'workers', 'worker'
 -- Seconds until keys go that hold nothing unrecorded (docs/decisions/0004-conversation-log.md)
-local EMPTY_TTL, CLOSED_TTL, PLAYGROUND_TTL = 7 * 86400, 30 * 86400, 86400
+local EMPTY_TTL, PLAYGROUND_TTL, GONE_TTL = 7 * 86400, 86400, 30 * 86400
 
 local h = {} -- the head: field -> string
 local changed = {} -- fields to be written by save()
@@ -72,6 +73,11 @@ end
 
 local function head_flat()
   return redis.call('HGETALL', HEAD)
+end
+
+-- When a conversation of this id was erased, 0 for never: what began then or before is gone.
+local function gone_at()
+  return tonumber(redis.call('GET', GONE) or 0)
 end
 
 local function append_event(kind, data)

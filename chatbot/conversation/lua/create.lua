@@ -1,4 +1,5 @@
--- ARGV: publish, conversation id, random part of the epoch, site, visitor, kind, pinned version. Returns the head.
+-- ARGV: publish, conversation id, random part of the epoch, site, visitor, kind, pinned version,
+-- when the record says that one of this id was erased (ms, 0 for never). Returns the head.
 local trouble = open_head(true)
 if trouble == 'check' then
   return { 'check' }
@@ -6,7 +7,7 @@ end
 if not trouble then
   return { 'ok', head_flat() }
 end
-local at = int(now_ms())
+local at = int(math.max(now_ms(), gone_at() + 1, tonumber(ARGV[8]) + 1))
 redis.call('HSET', HEAD, 'id', ARGV[2], 'epoch', next_epoch(0, ARGV[3]), 'offset', '0', 'status', 'bot',
   'site', ARGV[4], 'visitor', ARGV[5], 'agent', '', 'kind', ARGV[6], 'pinned', ARGV[7],
   'created', at, 'updated', at, 'run', run_id(), 'recorded', '0', 'asked', '0', 'answered', '0',

@@ -1,4 +1,4 @@
--- ARGV: publish, conversation id, epoch, offset.
+-- ARGV: publish, conversation id, epoch, offset, seconds that a closed conversation stays.
 if open_head(false) then
   redis.call('ZREM', DIRTY, ARGV[2])
   return { 'ok' }
@@ -13,7 +13,7 @@ if offset >= num('offset') then
   redis.call('ZREM', DIRTY, h.id)
   if h.status == 'closed' then
     set('expires', '1')
-    expire_all(CLOSED_TTL)
+    expire_all(ARGV[5])
   end
 end
 write_head()

@@ -1,17 +1,21 @@
 -- ARGV: publish, conversation id, the record's epoch, site, visitor, status, agent, created,
--- updated, asked, answered, next reply id, number of events, random part of the epoch, the events'
--- JSON ..., then idempotency field, offset ... Writes the log anew from the record, unless another process was faster.
+-- updated, asked, answered, next reply id, number of events, random part of the epoch, seconds that
+-- a closed conversation stays, the events' JSON ..., then idempotency field, offset ... Writes the
+-- log anew from the record, unless another process was faster or it was erased meanwhile.
 local trouble = open_head(true)
 local count = tonumber(ARGV[13])
 if not trouble or (trouble == 'check' and num('offset') >= count) then
   return { 'changed' }
 end
+if gone_at() >= tonumber(ARGV[8]) then
+  return { 'gone' }
+end
 drop_job(h.job)
 redis.call('DEL', HEAD, LOG, LIVE, IDS)
 for i = 1, count do
-  redis.call('XADD', LOG, int(i) .. '-0', 'e', ARGV[14 + i])
+  redis.call('XADD', LOG, int(i) .. '-0', 'e', ARGV[15 + i])
 end
-for i = 15 + count, #ARGV, 2 do
+for i = 16 + count, #ARGV, 2 do
   redis.call('HSET', IDS, ARGV[i], ARGV[i + 1])
 end
 local fence = h.fence or '0'
@@ -43,7 +47,7 @@ write_head()
 list_as_open()
 redis.call('ZREM', DIRTY, h.id)
 if h.status == 'closed' then
-  expire_all(CLOSED_TTL)
+  expire_all(ARGV[15])
 end
 notify()
 return { 'ok' }

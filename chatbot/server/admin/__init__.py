@@ -6,9 +6,11 @@ from fastapi.responses import RedirectResponse
 from chatbot.server.admin import (
     audit,
     conversations,
+    exports,
     keys,
     login,
     overview,
+    people,
     playground,
     reviews,
     runs,
@@ -31,6 +33,8 @@ TOPICS = (
     sites,
     staff,
     keys,
+    people,
+    exports,
     audit,
 )
 

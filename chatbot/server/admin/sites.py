@@ -1,6 +1,7 @@
 """Websites that embed the widget."""
 
 import secrets
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Path
@@ -11,6 +12,8 @@ from chatbot.errors import NotFound
 from chatbot.record.audit import record
 from chatbot.record.clock import now_ms
 from chatbot.record.tables import Site
+from chatbot.rights.retention import set_site_retention, site_retention
+from chatbot.rights.rules import Overrides
 from chatbot.server.admin.common import Admin, Answer, Body, Stores
 from chatbot.server.sites import normal_origin
 
@@ -41,6 +44,32 @@ class SiteAnswer(Answer):
 
 class SiteList(Answer):
     items: list[SiteAnswer]
+
+
+class RetentionBody(Body):
+    """null: as the installation says. 0: never (idle, record)."""
+
+    idle_close_hours: int | None = Field(None, ge=0, le=87_600)
+    log_days: int | None = Field(None, ge=1, le=3650)
+    record_days: int | None = Field(None, ge=0, le=36_500)
+
+
+class RetentionNumbers(Answer):
+    idle_close_hours: int
+    log_days: int
+    record_days: int
+
+
+class RetentionAnswer(Answer):
+    """``own``: what the site says; ``effective``: what holds. ``due``: conversations that are
+    older than ``record_days`` now and go in the next minutes; ``held``: older ones that a legal
+    hold keeps."""
+
+    site: str
+    own: RetentionBody
+    effective: RetentionNumbers
+    due: int
+    held: int
 
 
 class IdentitySecret(Answer):
@@ -82,6 +111,25 @@ def new_secret(user: Admin, stores: Stores, name: Name) -> IdentitySecret:
         row.identity_secret = secret
         record(session, user.username, "site.identity_secret", name)
     return IdentitySecret(identity_secret=secret)
+
+
+@router.get("/{name}/retention")
+def get_retention(_: Admin, stores: Stores, name: Name) -> RetentionAnswer:
+    found = site_retention(stores.database, stores.settings, name, now_ms())
+    return RetentionAnswer(
+        site=name,
+        own=RetentionBody(**asdict(found.own)),
+        effective=RetentionNumbers.model_validate(found.holds),
+        due=found.due,
+        held=found.held,
+    )
+
+
+@router.put("/{name}/retention")
+def put_retention(user: Admin, stores: Stores, name: Name, body: RetentionBody) -> RetentionAnswer:
+    """How long conversations of the site are kept, from the next minute on."""
+    set_site_retention(stores.database, name, Overrides(**body.model_dump()), user.username)
+    return get_retention(user, stores, name)
 
 
 def _answer(row: Site) -> SiteAnswer:

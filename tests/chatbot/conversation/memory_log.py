@@ -56,7 +56,8 @@ class MemoryLog:
     def __init__(self, lease_seconds: float, max_attempts: int) -> None:
         self._lease_seconds = lease_seconds
         self._max_attempts = max_attempts
-        self._all: dict[str, _Conversation] = {}
+        self._all: dict[ConversationId, _Conversation] = {}
+        self._gone: dict[ConversationId, int] = {}
         self._jobs = 0
         self._dirty: set[ConversationId] = set()
         self._listeners: set[asyncio.Event] = set()
@@ -64,7 +65,7 @@ class MemoryLog:
 
     # -- inside
 
-    def _get(self, conversation_id: str) -> _Conversation:
+    def _get(self, conversation_id: ConversationId) -> _Conversation:
         if conversation_id not in self._all:
             raise NotFound(f"there is no conversation {conversation_id}")
         return self._all[conversation_id]
@@ -142,7 +143,7 @@ class MemoryLog:
         pinned_version: str = "",
     ) -> Head:
         if conversation_id not in self._all:
-            now = int(time.time() * 1000)
+            now = max(int(time.time() * 1000), self._gone.get(conversation_id, 0) + 1)
             head = Head(
                 conversation_id, secrets.token_hex(8), 0, "bot", site, visitor, "", kind,
                 pinned_version, now, now,
@@ -391,7 +392,9 @@ class MemoryLog:
         found = [(cid, self._all[cid].head.offset) for cid in self._dirty]
         return sorted(found, key=lambda item: item[1])[:limit]
 
-    async def mark_recorded(self, conversation_id: ConversationId, offset: int, epoch: str) -> None:
+    async def mark_recorded(
+        self, conversation_id: ConversationId, offset: int, epoch: str, keep_seconds: int = 0
+    ) -> None:
         c = self._all.get(conversation_id)
         if c is None or epoch != c.head.epoch:
             return
@@ -401,3 +404,50 @@ class MemoryLog:
 
     async def restore_open(self) -> int:
         return 0
+
+    # -- rules and rights
+
+    async def now_ms(self) -> int:
+        return int(time.time() * 1000)
+
+    async def run_id(self) -> str:
+        return "memory"
+
+    async def erase(
+        self, conversation_id: ConversationId, erased_at: int, only_before: int | None = None
+    ) -> bool | None:
+        c = self._all.get(conversation_id)
+        if c is not None and c.head.created_at > erased_at:
+            return False
+        if c is not None and only_before is not None and c.head.updated_at > only_before:
+            return None
+        self._gone[conversation_id] = max(erased_at, self._gone.get(conversation_id, 0))
+        self._all.pop(conversation_id, None)
+        self._dirty.discard(conversation_id)
+        if c is not None:
+            self._notify(c)
+        return c is not None
+
+    async def conversations_of(
+        self, site: str, visitor: VisitorId, until: int
+    ) -> list[ConversationId]:
+        return [
+            cid
+            for cid, c in self._all.items()
+            if (c.head.site, c.head.visitor) == (site, visitor) and c.head.created_at <= until
+        ]  # fmt: skip
+
+    async def idle(self, last_active: int) -> AsyncIterator[tuple[ConversationId, str, int]]:
+        for head in await self.open_conversations(limit=10**9):
+            if head.updated_at <= last_active:
+                yield head.conversation_id, head.site, head.updated_at
+
+    async def close_idle(self, conversation_id: ConversationId, last_active: int) -> bool:
+        c = self._all.get(conversation_id)
+        if c is None or c.head.status == "closed" or c.reply is not None:
+            return False
+        if c.head.updated_at > last_active:
+            return False
+        self._status(c, "closed", "idle", "system", "")
+        self._notify(c)
+        return True

@@ -293,12 +293,12 @@ async def test_with_the_database_away_it_waits_and_says_how_far_behind_it_is(
     tries = 0
     store = archive.store
 
-    def away(*args: Any) -> None:
+    def away(*args: Any) -> bool:
         nonlocal tries
         tries += 1
         if tries < 4:
             raise StoreUnavailable("the database cannot be used: away")
-        store(*args)
+        return store(*args)
 
     monkeypatch.setattr(archive, "store", away)
     registry = CollectorRegistry()
@@ -334,11 +334,11 @@ async def test_one_conversation_that_the_database_refuses_does_not_stop_the_othe
     await ask(log, good)
 
     class Picky(Archive):
-        def store(self, head: Head, events: Any) -> None:
+        def store(self, head: Head, events: Any) -> bool:
             if head.conversation_id == "bad":
                 with database.session() as session:
                     session.execute(text("INSERT INTO conversations (id) VALUES ('x')"))
-            super().store(head, events)
+            return super().store(head, events)
 
     assert await Archiver(log, Picky(database)).copy_once() == 1
     assert archive.recorded(good) == 1
