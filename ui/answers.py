@@ -246,6 +246,116 @@ class Staff(Answer):
     items: list[StaffMember]
 
 
+class RetentionOwn(Answer):
+    """None: as the installation says."""
+
+    idle_close_hours: int | None
+    log_days: int | None
+    record_days: int | None
+
+
+class RetentionNumbers(Answer):
+    idle_close_hours: int
+    log_days: int
+    record_days: int
+
+
+class Retention(Answer):
+    """``due``: conversations that are deleted in the next minutes; ``held``: those that would be,
+    but for a legal hold."""
+
+    site: str
+    own: RetentionOwn
+    effective: RetentionNumbers
+    due: int
+    held: int
+
+
+class Hold(Answer):
+    id: str
+    site: str
+    visitor: str
+    reason: str
+    placed_by: str
+    placed_at: int
+    lifted_by: str
+    lifted_at: int | None
+    lift_reason: str
+
+
+class Holds(Answer):
+    items: list[Hold]
+
+
+class Trained(Answer):
+    """A version that learned from a person's words; ``conversations`` None: not known how many."""
+
+    version_id: str
+    state: str
+    conversations: int | None
+
+
+class Person(Answer):
+    site: str
+    visitor: str
+    known: bool
+    conversations: list[str]
+    messages: int
+    first_at: int | None
+    last_at: int | None
+    hold: Hold | None
+    versions: list[Trained]
+    erasures: list[str]
+
+
+class Receipt(Answer):
+    id: str
+    site: str
+    visitor: str
+    state: str
+    requested_by: str
+    reason: str
+    requested_at: int
+    completed_at: int | None
+    conversations: list[str]
+    events: int
+    reviews: int
+    dataset_dialogues: int
+    runs: list[str]
+    cancelled_runs: list[str]
+    exports: list[str]
+    versions: list[Trained]
+
+
+class ErasureItem(Answer):
+    id: str
+    visitor: str
+    state: str
+    requested_at: int
+
+
+class Erasures(Answer):
+    items: list[ErasureItem]
+
+
+class Export(Answer):
+    id: str
+    state: str
+    format: str
+    redact: bool
+    requested_by: str
+    conversations: int
+    total: int
+    size: int
+    error: str
+    created_at: int
+    expires_at: int
+
+
+class Exports(Answer):
+    items: list[Export]
+
+
 class AuditItem(Answer):
     id: int
     actor: str

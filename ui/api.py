@@ -13,12 +13,22 @@ from ui.answers import (
     ConversationDetail,
     ConversationHead,
     ConversationItem,
+    ErasureItem,
+    Erasures,
+    Export,
+    Exports,
+    Hold,
+    Holds,
     Login,
     Overview,
     Page,
+    Person,
     PlaygroundLine,
     Preview,
     Progress,
+    Receipt,
+    Retention,
+    RetentionOwn,
     Review,
     Run,
     Runs,
@@ -255,6 +265,56 @@ class AdminApi:
     def audit(self, cursor: str | None = None, limit: int = 50) -> Page[AuditItem]:
         params = _given({"cursor": cursor, "limit": limit})
         return self._ask(Page[AuditItem], "GET", "/audit", params=params)
+
+    # -- data
+
+    def retention(self, site: str) -> Retention:
+        return self._ask(Retention, "GET", f"/sites/{_part(site)}/retention")
+
+    def save_retention(self, site: str, own: RetentionOwn) -> Retention:
+        path = f"/sites/{_part(site)}/retention"
+        return self._ask(Retention, "PUT", path, json=own.model_dump())
+
+    def find_person(self, query: Mapping[str, str]) -> Person:
+        """``query``: site and subject, or visitor, or conversation_id."""
+        return self._ask(Person, "POST", "/people/find", json=dict(query))
+
+    def erase_person(self, request_id: str, site: str, visitor: str, reason: str) -> Receipt:
+        """Erase; the caller has had the visitor's id typed."""
+        body = {"request_id": request_id, "site": site, "visitor": visitor, "reason": reason}
+        return self._ask(Receipt, "POST", "/people/erase", json={**body, "confirm": visitor})
+
+    def erasures(self) -> list[ErasureItem]:
+        return self._ask(Erasures, "GET", "/erasures").items
+
+    def erasure(self, erasure_id: str) -> Receipt:
+        return self._ask(Receipt, "GET", f"/erasures/{_part(erasure_id)}")
+
+    def holds(self) -> list[Hold]:
+        return self._ask(Holds, "GET", "/holds").items
+
+    def place_hold(self, site: str, visitor: str, reason: str) -> Hold:
+        body = {"site": site, "visitor": visitor, "reason": reason}
+        return self._ask(Hold, "POST", "/holds", json=body)
+
+    def lift_hold(self, hold_id: str, reason: str) -> Hold:
+        return self._ask(Hold, "POST", f"/holds/{_part(hold_id)}/lift", json={"reason": reason})
+
+    def exports(self) -> list[Export]:
+        return self._ask(Exports, "GET", "/exports").items
+
+    def start_export(
+        self, request_id: str, format_name: str, redact: bool, wanted: Mapping[str, Any]
+    ) -> Export:
+        """Ask for a file; ``wanted`` is the filter. The same ``request_id`` is the same export."""
+        body = {"request_id": request_id, "format": format_name, "redact": redact}
+        return self._ask(Export, "POST", "/exports", json={**body, "filter": dict(wanted)})
+
+    def export_file(self, export_id: str) -> bytes:
+        return self._send("GET", f"/exports/{_part(export_id)}/file").content
+
+    def delete_export(self, export_id: str) -> Export:
+        return self._ask(Export, "DELETE", f"/exports/{_part(export_id)}")
 
     # -- transport
 

@@ -88,6 +88,7 @@ def _pages() -> dict[str, list[st.Page]]:
     if session.may("admin"):
         pages["Administration"] = [
             st.Page("views/sites.py", title="Sites", icon=":material/language:"),
+            st.Page("views/data.py", title="Data", icon=":material/database:"),
             st.Page("views/staff.py", title="Staff", icon=":material/group:"),
             st.Page("views/audit.py", title="Audit", icon=":material/history:"),
         ]

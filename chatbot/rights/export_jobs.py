@@ -119,12 +119,10 @@ def erase_exports(database: Database, data_dir: Path, names: Collection[str]) ->
     gone: list[Export] = []
     with database.exclusive_session(LOCK) as session:
         for start in range(0, len(wanted), 500):
-            rows = session.scalars(
-                select(Export)
-                .join(ExportedConversation, ExportedConversation.export_id == Export.id)
-                .where(ExportedConversation.conversation_id.in_(wanted[start : start + 500]))
-                .distinct()
-            ).all()
+            holding = select(ExportedConversation.export_id).where(
+                ExportedConversation.conversation_id.in_(wanted[start : start + 500])
+            )
+            rows = session.scalars(select(Export).where(Export.id.in_(holding))).all()
             for row in rows:
                 _end(session, row, "erased")
                 row.error = "it held words of a person who was erased: make a new one"

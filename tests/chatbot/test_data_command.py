@@ -18,6 +18,17 @@ from chatbot.server.sites import ensure_demo_site
 from tests.chatbot.recorded import record_conversation, reply, visitor
 
 
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    before = (root.level, list(root.handlers))
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+    root.setLevel(before[0])
+    root.handlers[:] = before[1]
+
+
 @pytest.fixture
 def run(database: Database, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """``run("data", ...)``: what was printed; an error is raised."""

@@ -44,6 +44,10 @@ class World:
     sites: dict[str, Json] = field(default_factory=dict)
     staff: list[Json] = field(default_factory=list)
     audit: list[Json] = field(default_factory=list)
+    retention: dict[str, Json] = field(default_factory=dict)
+    holds: list[Json] = field(default_factory=list)
+    erasures: list[Json] = field(default_factory=list)
+    exports: list[Json] = field(default_factory=list)
     can_start: bool = True
     preview_error: str = ""
     rival: bool = False  # somebody else starts a run just before the next call does
@@ -222,7 +226,17 @@ def build(world: World) -> FastAPI:
             return JSONResponse({"error": error}, 401)
         return await call_next(request)
 
-    for register in (_login, _conversations, _training, _models, _playground, _administration):
+    from tests.ui.fake_data import add_data_routes
+
+    for register in (
+        _login,
+        _conversations,
+        _training,
+        _models,
+        _playground,
+        _administration,
+        add_data_routes,
+    ):
         register(app, world)
     return app
 

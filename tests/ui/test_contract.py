@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from chatbot.server.admin import admin_router
 from tests.ui.fake_api import PASSWORD, World, build, populate, serving
-from ui.answers import Site
+from ui.answers import RetentionOwn, Site
 from ui.api import AdminApi, ApiError, open_client
 
 Json = dict[str, Any]
@@ -92,6 +92,7 @@ def test_every_call_of_the_console_fits_the_real_api(api: AdminApi, recorder: Re
     _use_training(api)
     _use_models(api)
     _use_the_rest(api)
+    _use_data(api)
     calls = [name for name in vars(AdminApi) if name[0] != "_" and name != "address"]
     assert len(recorder.seen) == len(calls), "each method of the client is one call of the API"
 
@@ -147,3 +148,24 @@ def _use_the_rest(api: AdminApi) -> None:
     api.add_staff("kim", "a long password", "agent")
     api.remove_staff("kim")
     api.audit(api.audit(limit=5).next_cursor, limit=5)
+
+
+def _use_data(api: AdminApi) -> None:
+    api.retention("demo")
+    own = RetentionOwn(idle_close_hours=None, log_days=7, record_days=0)
+    assert api.save_retention("demo", own).effective.log_days == 7
+    person = api.find_person({"visitor": "visitor-1"})
+    api.find_person({"site": "demo", "subject": "customer-7"})
+    hold = api.place_hold(person.site, person.visitor, "case 12")
+    with pytest.raises(ApiError) as refused:
+        api.erase_person("request-3", person.site, person.visitor, "asked")
+    assert (refused.value.code, refused.value.data["hold_id"]) == ("held", hold.id)
+    assert api.lift_hold(hold.id, "settled") in api.holds()
+    receipt = api.erase_person("request-3", person.site, person.visitor, "asked")
+    assert [item.id for item in api.erasures()] == [receipt.id]
+    assert api.erasure(receipt.id) == receipt
+    wanted = {"site": "demo", "visitor": "", "status": None, "since": 1, "until": None}
+    export = api.start_export("request-4", "csv", True, wanted)
+    assert api.exports() == [export]
+    assert api.export_file(export.id)
+    assert api.delete_export(export.id).state == "deleted"
