@@ -19,6 +19,7 @@ class Upkeep:
 
     _redis: Redis
     _scripts: Scripts
+    _wait_for_disk: bool
 
     @abstractmethod
     async def _run(
@@ -44,6 +45,7 @@ class Upkeep:
             conversation_id,
             erased_at,
             "" if only_before is None else only_before,
+            sync=keys.sync_key(conversation_id) if self._wait_for_disk else "",
         )
         return None if reply[0] == "busy" else bool(reply[1])
 

@@ -2,6 +2,7 @@
 
 import uuid
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Literal
 
 import streamlit as st
 
@@ -11,7 +12,13 @@ from ui.answers import Export, Person, Receipt, Trained
 from ui.show import escaped, plural, when
 
 MOST_BYTES = 100_000_000  # this page holds a file in memory while it hands it on
-STATE_COLORS = {"ready": "green", "running": "blue", "queued": "gray", "failed": "red"}
+Color = Literal["green", "blue", "gray", "red"]
+STATE_COLORS: dict[str, Color] = {
+    "ready": "green",
+    "running": "blue",
+    "queued": "gray",
+    "failed": "red",
+}
 BY = {
     "visitor": "Visitor id",
     "customer": "Customer of a site",
