@@ -55,8 +55,8 @@ async def run_server(settings: Settings, demo_page: Path | None = None) -> None:
 async def run_worker(
     settings: Settings, make_engine: Callable[[Settings], Engine] | None = None
 ) -> None:
-    """The engine, reply jobs, the archiver and the keeper. ``make_engine`` stands in for the runtime
-    that the settings name: a program that runs the product's worker with an engine of its own."""
+    """The engine, reply jobs, archiver and keeper. ``make_engine`` stands in for the runtime that
+    the settings name: a program that runs the product's worker with an engine of its own."""
     from chatbot.conversation.archive import Archiver
     from chatbot.engine.factory import create_engine
     from chatbot.rights.keeper import Keeper
