@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
 
 from chatbot.conversation import keys
 from chatbot.conversation.events import ConversationId, VisitorId
-from chatbot.conversation.store import Scripts, as_text, call_store
-from chatbot.errors import NotFound
+from chatbot.conversation.store import Scripts, as_text, call_store, store_errors
+from chatbot.errors import NotFound, StoreUnavailable
 
 PAGE = 200  # members of a sorted set, or heads, that are looked at in one step
 
@@ -31,7 +32,13 @@ class Upkeep:
         return int(seconds) * 1000 + int(microseconds) // 1000
 
     async def run_id(self) -> str:
-        info: Any = await call_store(lambda: self._redis.info("server"))
+        try:
+            with store_errors():
+                info: Any = await self._redis.info("server")
+        except StoreUnavailable as error:
+            if isinstance(error.__cause__, NoPermissionError):
+                return "unknown"  # docs/decisions/0004-conversation-log.md: restarts are not seen
+            raise
         if "run_id" in info:
             return str(info["run_id"])
         return ",".join(sorted(str(node.get("run_id")) for node in info.values()))  # a cluster
@@ -82,11 +89,12 @@ class Upkeep:
     ) -> list[ConversationId]:
         found: list[ConversationId] = []
         batch: list[ConversationId] = []
-        async for name in self._redis.scan_iter(match=keys.HEADS, count=1000):
-            batch.append(ConversationId(str(as_text(name)).partition(":head:")[2]))
-            if len(batch) >= PAGE:
-                found += await self._owned(batch, site, visitor, until)
-                batch = []
+        with store_errors():
+            async for name in self._redis.scan_iter(match=keys.HEADS, count=1000):
+                batch.append(ConversationId(str(as_text(name)).partition(":head:")[2]))
+                if len(batch) >= PAGE:
+                    found += await self._owned(batch, site, visitor, until)
+                    batch = []
         return list(dict.fromkeys(found + await self._owned(batch, site, visitor, until)))
 
     async def _owned(

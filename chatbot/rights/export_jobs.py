@@ -153,18 +153,15 @@ def expire(database: Database, data_dir: Path) -> int:
 def claim(database: Database) -> Export | None:
     """The next export to write: a queued one, or one whose writer died."""
     silent = now_ms() - SILENT_MS
+    waiting = or_(
+        Export.state == QUEUED, (Export.state == RUNNING) & (Export.heartbeat_at < silent)
+    )
+    next_one = select(Export).where(waiting).order_by(Export.created_at).limit(1)
+    with database.session() as session:
+        if session.scalar(next_one) is None:
+            return None  # asked every few seconds: without taking the lock
     with database.exclusive_session(LOCK) as session:
-        row = session.scalar(
-            select(Export)
-            .where(
-                or_(
-                    Export.state == QUEUED,
-                    (Export.state == RUNNING) & (Export.heartbeat_at < silent),
-                )
-            )
-            .order_by(Export.created_at)
-            .limit(1)
-        )
+        row = session.scalar(next_one)
         if row is not None:
             row.state, row.heartbeat_at, row.conversations = RUNNING, now_ms(), 0
             session.execute(
