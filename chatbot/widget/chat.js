@@ -80,6 +80,7 @@ const session = new Session(query.get('site') ?? '', {
 const messages = new Messages($('log'), (id) => session.retry(id), copyText);
 const panels = new Panels(session, {
   changed,
+  show,
   send,
   focus: focusInput,
   close: () => host.tell('close'),

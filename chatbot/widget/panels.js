@@ -19,7 +19,7 @@ export class Panels {
   #replies = '';
   #scores = '';
 
-  /** `act`: {changed, send(text), focus(), close()}. */
+  /** `act`: {changed(), show(), send(text), focus(), close(), rated(score), tell(text)}. */
   constructor(session, act) {
     Object.assign(this, { session, act });
     $('person').addEventListener('click', () => this.askForPerson());
@@ -28,6 +28,7 @@ export class Panels {
     $('contact-back').addEventListener('click', () => this.closeForm());
     $('agree').addEventListener('click', () => {
       session.agree();
+      this.act.show();
       this.act.focus();
     });
     $('decline').addEventListener('click', () => {
@@ -40,7 +41,7 @@ export class Panels {
       session.startNew();
       $('rating').reset();
       $('rating-more').hidden = true;
-      this.act.changed();
+      this.act.show(); // what is hidden takes no focus
       this.act.focus();
     });
   }
