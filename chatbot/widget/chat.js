@@ -353,7 +353,8 @@ function wire() {
 
 async function start() {
   if (!host.genuine() || !session.site) {
-    await speak();
+    await useLocale(pickLocale());
+    translate(); // and nothing else: a stranger's page gets no chat
     for (const id of ['composer', 'more']) $(id).hidden = true;
     $('banner').hidden = false;
     $('banner-text').textContent = t('banner.unknown_page');
