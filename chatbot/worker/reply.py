@@ -274,6 +274,10 @@ class ReplyWriter:
         if length >= len(self._text):
             raise error
         self._log.warning("worker.text_sent_again", from_char=length)
+        # the announcement may be lost as well; making it twice is making it once
+        self._held(
+            await self._patiently(lambda: self._tools.log.start_reply(self._lease, self._version))
+        )
         rest = self._text[length:]
         return await self._patiently(
             lambda: self._tools.log.append_delta(self._lease, length, rest)

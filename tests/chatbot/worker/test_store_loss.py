@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from chatbot.conversation.keys import keys_of
 from chatbot.errors import StoreUnavailable
 from chatbot.record.database import Database
 from tests.chatbot.conversation.own_store import OwnStore
@@ -52,6 +53,20 @@ async def test_the_store_is_away_in_the_middle_of_a_reply(own: OwnStore, own_pla
         (reply,) = await ended(place, cid)
     assert (reply.data["text"], reply.data["finish_reason"]) == (LONG, "end")
     assert len(place.engine.requests) == 1  # nothing was written twice by the model
+
+
+async def test_an_announcement_that_the_store_forgot_is_made_again(place: Place) -> None:
+    place.engine.hold_at = 30
+    cid = await begin(place.log)
+    async with place.worker():
+        await ask(place.log, cid)
+        await held(place, cid, 30)
+        names = keys_of(cid)
+        await place.services.redis.hset(names.head, mapping={"version": "", "chars": "0"})
+        await place.services.redis.delete(names.live)
+        place.engine.go.set()
+        (reply,) = await ended(place, cid)
+    assert (reply.data["text"], reply.data["finish_reason"]) == (LONG, "end")
 
 
 async def test_text_that_the_store_forgot_is_sent_again(own: OwnStore, own_place: Place) -> None:
