@@ -121,6 +121,8 @@ async def _power_cuts(setting: Setting, acknowledge: str) -> Outcome:
         )
         if acknowledge == "store":
             await _count_lost(running)
+            running.outcome.more["unanswered_messages"] = running.outcome.unanswered
+            running.outcome.unanswered = 0  # what is lost is not answered either
     return running.outcome
 
 

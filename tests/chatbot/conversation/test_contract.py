@@ -7,7 +7,10 @@ import pytest
 
 from chatbot.conversation.events import ConversationId, ReplyId
 from chatbot.conversation.interface import ConversationLog
+from chatbot.conversation.log import RedisLog
 from chatbot.errors import Conflict, InputError, NotFound
+from tests.chatbot.conversation.conftest import ATTEMPTS, LEASE
+from tests.chatbot.conversation.memory_log import MemoryLog
 from tests.chatbot.conversation.steps import (
     VISITOR,
     answer,
@@ -33,6 +36,15 @@ TRICKY = [
     " leading and trailing ",
     "\ufeff\U0010ffff",
 ]
+
+
+@pytest.fixture(params=["memory", "redis", "cluster"])
+def log(request: pytest.FixtureRequest, redis_url: str) -> ConversationLog:
+    """An empty log, also on a Redis Cluster. Nothing here waits for a lease to run out."""
+    if request.param == "memory":
+        return MemoryLog(LEASE, ATTEMPTS)
+    client = request.getfixturevalue(request.param)
+    return RedisLog(client, None, 60.0 if request.param == "cluster" else LEASE, ATTEMPTS)
 
 
 async def test_a_conversation_begins_empty_with_the_bot(log: ConversationLog) -> None:
