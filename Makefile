@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo test check format bench serving soak clean
+.PHONY: help setup demo test check format bench serving soak fuzz clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ serving: .make/dev  ## chats through the API, with numbers; needs the STAR trans
 
 soak: .make/dev  ## faults under load (an hour; SOAK=--quick: minutes); the last line is JSON
 	$(BIN)/python -m bench.soak $(SOAK)
+
+fuzz: .make/dev  ## 50,000 hostile frames (slow)
+	$(BIN)/python -m bench.fuzz
 
 clean:  ## remove the environment; data/ stays
 	rm -rf $(VENV) .make

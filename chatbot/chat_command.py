@@ -120,7 +120,7 @@ def _ends_turn(update: Update) -> bool:
         case StatusChanged():
             return update.status in ("waiting", "human")
         case Problem():
-            return update.retry_after is None
+            return not update.tried_again
     return False
 
 

@@ -18,6 +18,7 @@ from chatbot import __version__
 from chatbot.errors import FrontdeskError
 from chatbot.logs import configure_logs
 from chatbot.settings import PREFIX, Settings, load_settings
+from chatbot.tracing import configure_tracing
 
 SHOP_PROMPT = (
     "You are the customer service assistant of Juniper & Pine, an online plant shop. "
@@ -39,6 +40,7 @@ Port = Annotated[int | None, typer.Option("--port", help="Port of the server.")]
 def _settings(process: str, **overrides: object) -> Settings:
     settings = load_settings(**overrides)
     configure_logs(settings, process)
+    configure_tracing(settings, process)
     return settings
 
 

@@ -9,6 +9,7 @@ from chatbot.errors import Overloaded, ProtocolViolation
 
 Frame = dict[str, Any]
 MOST_UNACKNOWLEDGED = 100
+LONGEST_WAIT = 120.0  # seconds; a message that must wait longer is given back to its sender
 
 
 class Gap(ProtocolViolation):
@@ -92,12 +93,18 @@ class StatusChanged:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """The server refused something. With ``retry_after`` (seconds) the client tries again."""
+    """The server refused something; with ``retry_after`` it may be tried again in so many seconds.
+    The client does that itself when the wait is short (``tried_again``)."""
 
     code: str
     message: str
     retry_after: float | None
     client_message_id: str | None
+
+    @property
+    def tried_again(self) -> bool:
+        """Whether the client sends it again by itself."""
+        return self.retry_after is not None and self.retry_after <= LONGEST_WAIT
 
 
 Update = (
@@ -275,7 +282,7 @@ class ChatState:
         message_id = frame.get("client_message_id")
         waiting = self.unacknowledged.get(message_id) if message_id else None
         if waiting is not None and message_id is not None:
-            if retry_after is None:
+            if retry_after is None or retry_after > LONGEST_WAIT:
                 del self.unacknowledged[message_id]  # refused for good
             else:
                 waiting.sent, waiting.due = False, now + retry_after

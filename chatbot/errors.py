@@ -9,6 +9,7 @@
      │    │    └── PromptTooLong       leaves no room for a reply
      │    ├── ProtocolViolation     a frame that is malformed or out of order
      │    ├── MessageTooLong        longer than the limit of the site
+     │    ├── ConversationFull      it has as many events as it may have
      │    └── TranscriptError       a transcript file that cannot be read
      ├── AccessError
      │    ├── NotAuthenticated      no, wrong or expired token
@@ -23,11 +24,13 @@
      ├── Overloaded              carries ``retry_after`` (seconds)
      │    ├── EngineBusy
      │    └── RateLimited
+     │         └── BudgetSpent       the tokens of this day are used up
      ├── ReplyLost               its worker went away after it had begun
      ├── StoreUnavailable        Redis or the database cannot be reached
      ├── StorageFull             the disk (or the store's memory) has no room
      ├── ModelError
      │    ├── BaseModelUnavailable
+     │    ├── ReplyTooSlow          the engine wrote nothing in the time a reply may take
      │    ├── AdapterInvalid        not an adapter, or does not fit its base model
      │    └── VersionCorrupt        a file's sha256 differs from the manifest
      └── TrainingError           a run cannot start or go on
@@ -41,7 +44,8 @@ from typing import ClassVar
 
 
 class FrontdeskError(Exception):
-    """Root of the tree. ``code`` is the wire's ``error.code``, ``http_status`` the API's."""
+    """Root of the tree. ``code`` is the wire's ``error.code``, ``http_status`` the API's.
+    ``data["limit"]`` is the setting whose limit was reached, where one was."""
 
     code: ClassVar[str] = "internal"
     http_status: ClassVar[int] = 500
@@ -81,6 +85,10 @@ class ProtocolViolation(InputError):
 class MessageTooLong(InputError):
     code = "too_long"
     http_status = 413
+
+
+class ConversationFull(InputError):
+    code = "conversation_full"
 
 
 class TranscriptError(InputError):
@@ -150,6 +158,10 @@ class RateLimited(Overloaded):
     http_status = 429
 
 
+class BudgetSpent(RateLimited):
+    code = "budget_spent"
+
+
 class ReplyLost(FrontdeskError):
     code = "reply_lost"
     http_status = 503
@@ -171,6 +183,10 @@ class ModelError(FrontdeskError):
 
 class BaseModelUnavailable(ModelError):
     code = "base_model_unavailable"
+
+
+class ReplyTooSlow(ModelError):
+    code = "too_slow"
 
 
 class AdapterInvalid(ModelError):

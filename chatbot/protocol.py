@@ -34,6 +34,7 @@ class CloseCode(IntEnum):
 
     NORMAL = 1000  # the client said goodbye
     GOING_AWAY = 1001  # the server restarts: reconnect at once
+    INVALID_TEXT = 1007  # a text frame that is not UTF-8
     TOO_BIG = 1009  # a frame larger than the limit
     INTERNAL = 1011  # our fault; the reason is empty on purpose: reconnect with back-off
     TRY_AGAIN_LATER = 1013  # a store is away: reconnect with back-off
@@ -287,13 +288,26 @@ _VISITOR: TypeAdapter[VisitorFrame] = TypeAdapter(VisitorFrame)
 _DESK: TypeAdapter[DeskFrame] = TypeAdapter(DeskFrame)
 
 
+def _what_is_wrong(error: ValidationError) -> str:
+    """The first problem of a frame, without anything that the frame holds: it may be somebody's
+    words, of any length, and this text is sent and logged."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    kind = first["type"]
+    if kind == "union_tag_invalid":
+        return "type: not a frame that may be sent here"
+    if kind == "extra_forbidden":
+        return "frame: it has a field that this frame does not have"
+    where = ".".join(str(part) for part in first["loc"]) or "frame"
+    if kind == "json_invalid":
+        return f"{where}: not valid JSON"
+    return f"{where}: {first['msg']}"
+
+
 def _parse(adapter: TypeAdapter[Any], text: str, state: SocketState) -> Any:
     try:
         frame = adapter.validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "frame"
-        raise ProtocolViolation(f"{where}: {first['msg']}") from None
+        raise ProtocolViolation(_what_is_wrong(error)) from None
     is_hello = frame.type == "hello"
     if state is SocketState.AWAITING_HELLO and not is_hello:
         raise ProtocolViolation(f"expected hello as the first frame, got {frame.type}")
@@ -333,7 +347,8 @@ def check_text(text: str, max_chars: int) -> str:
         raise RequestRefused("the message holds a NUL character, which cannot be kept")
     if len(text) > max_chars:
         raise MessageTooLong(
-            f"the message has {len(text)} characters, at most {max_chars} are allowed: shorten it"
+            f"the message has {len(text)} characters, at most {max_chars} are allowed: shorten it",
+            limit="max_message_chars",
         )
     return text
 

@@ -57,14 +57,71 @@ class Settings(BaseSettings):
     )
     visitor_token_hours: float = Field(24.0 * 30, gt=0, description="Life of a visitor's token.")
     staff_token_hours: float = Field(12.0, gt=0, description="Life of a staff member's login.")
+    trusted_proxies: str = Field(
+        "127.0.0.1,::1",
+        description="Proxies whose X-Forwarded-For says who asks: addresses or networks, separated "
+        "by commas; * trusts everybody.",
+    )
+    # -- limits; the name of a setting is the name of its limit in the metrics
     max_message_chars: int = Field(
         8000, ge=1, description="Longest message a visitor or agent may send, in characters."
     )
     max_frame_bytes: int = Field(
         65536, ge=1024, description="Largest websocket frame accepted, in bytes."
     )
+    max_body_bytes: int = Field(
+        4 * 1024 * 1024, ge=1024, description="Largest body of an HTTP request, in bytes."
+    )
+    max_conversation_events: int = Field(
+        5000, ge=1, description="Events after which a visitor must begin a new conversation."
+    )
     messages_per_minute: int = Field(
         30, ge=1, description="Messages one visitor may send in a minute."
+    )
+    messages_per_minute_per_address: int = Field(
+        600, ge=1, description="Messages of all visitors at one address in a minute."
+    )
+    frames_per_minute: int = Field(
+        1200, ge=12, description="Websocket frames one visitor may send in a minute."
+    )
+    frames_per_minute_per_address: int = Field(
+        12000, ge=12, description="Websocket frames of all visitors at one address in a minute."
+    )
+    visitors_per_minute: int = Field(
+        60, ge=1, description="Visitor's tokens given to one address in a minute."
+    )
+    conversations_per_address: int = Field(
+        300, ge=1, description="Conversations begun from one address in conversations_hours."
+    )
+    conversations_hours: float = Field(
+        12.0, gt=0, description="Hours that conversations_per_address counts over."
+    )
+    sockets_per_visitor: int = Field(20, ge=1, description="Open websockets of one visitor.")
+    sockets_per_address: int = Field(3000, ge=1, description="Open websockets of one address.")
+    sockets_per_site: int = Field(10000, ge=1, description="Open websockets of one site.")
+    sockets_per_server: int = Field(
+        10000, ge=1, description="Open websockets of one server process, desks included."
+    )
+    tokens_per_visitor: int = Field(
+        500_000, ge=1, description="Tokens computed for one visitor in a day (UTC)."
+    )
+    tokens_per_site: int = Field(
+        100_000_000, ge=1, description="Tokens computed for all visitors of a site in a day (UTC)."
+    )
+    queue_length: int = Field(
+        512, ge=1, description="Replies that may wait for a worker; then visitors are told `busy`."
+    )
+    queue_seconds: float = Field(
+        120.0, gt=0, description="Longest wait for a worker; then people are asked instead."
+    )
+    reply_seconds: float = Field(
+        180.0, gt=0, description="Longest time to write one reply; it ends with what is there."
+    )
+    hello_seconds: float = Field(
+        10.0, gt=0, description="Time in which a new websocket must send its hello."
+    )
+    slow_reader_seconds: float = Field(
+        10.0, gt=0, description="A websocket that takes no frame for so long is dropped."
     )
     # -- worker and engine
     base_model: str = Field(
@@ -181,7 +238,12 @@ class Settings(BaseSettings):
     promote_min_stop_rate: float = Field(
         0.95, ge=0, le=1, description="Share of a candidate's replies that end by themselves."
     )
-    # -- logs
+    # -- logs and traces
+    otel_endpoint: str = Field(
+        "",
+        description="OTLP/HTTP address that spans are sent to, e.g. http://collector:4318 (needs "
+        "frontdesk[otel]). Empty: none.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe line that is logged."
     )

@@ -109,3 +109,4 @@ class Lease:
     upto: int  # the reply answers the log up to this offset
     job_id: str
     waited: float = 0.0  # seconds since the job was enqueued, by the store's clock
+    trace: str = ""  # W3C traceparent of the visitor's message that asked last

@@ -83,10 +83,12 @@ class ConversationLog(Protocol):
         client_message_id: str,
         author: str,
         suggestion: dict[str, Any] | None = None,
+        trace: str = "",
     ) -> Accepted:
         """Append a message once per ``client_message_id``. A visitor's message while the status
         is ``bot`` also enqueues a reply job in the same atomic step (or marks one as due when a
-        reply is running). A visitor's message in a closed conversation reopens it with the bot.
+        reply is running); ``trace``, a W3C ``traceparent``, goes with the job. A visitor's
+        message in a closed conversation reopens it with the bot.
 
         Raises:
             NotFound: no such conversation.
@@ -195,6 +197,15 @@ class ConversationLog(Protocol):
 
     async def release(self, lease: Lease) -> None:
         """Give an unfinished job back at once (a worker that shuts down)."""
+        ...
+
+    async def queue_length(self) -> int:
+        """Reply jobs that wait or are being written."""
+        ...
+
+    async def give_up_waiting(self, seconds: float) -> int:
+        """End the replies that nobody took for ``seconds`` as failed (``busy``), so that people
+        are asked; how many. A reply that a worker has is not touched."""
         ...
 
     # -- waking readers and the archiver

@@ -13,6 +13,7 @@ from chatbot.conversation.store import Scripts, as_text, call_store
 
 MAX_WAIT = 1.0  # seconds of one blocking read; silent jobs of others are looked for in between
 CLUSTER_POLL = 0.2  # seconds between looks on a cluster, where one read cannot wait on 64 slots
+LOOKED_AT = 20  # old jobs of a lane that are looked at in one round
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,27 @@ class JobStreams:
             if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
                 raise
             return None  # the store was flushed: take() makes the groups again
+
+    async def older_than(self, seconds: float) -> list[Job]:
+        """Jobs that were enqueued so long ago, at most ``LOOKED_AT`` of each lane; also those
+        that a worker has."""
+        now, _ = as_text(await call_store(self._redis.time))
+        last = int((int(now) - seconds) * 1000)
+
+        async def read() -> Any:
+            pipe = self._redis.pipeline(transaction=False)
+            for stream in self._streams:
+                pipe.xrange(stream, "-", str(last), count=LOOKED_AT)
+            return await pipe.execute()
+
+        found = []
+        for lane, entries in enumerate(await call_store(read)):
+            for entry_id, fields in entries or ():
+                decoded = {as_text(name): as_text(value) for name, value in fields.items()}
+                found.append(
+                    Job(lane, as_text(entry_id), ConversationId(decoded["c"]), decoded["r"])
+                )
+        return found
 
     async def drop(self, job: Job) -> None:
         """Forget a job whose conversation does not exist."""

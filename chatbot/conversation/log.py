@@ -201,6 +201,7 @@ class RedisLog(Upkeep):
         client_message_id: str,
         author: str,
         suggestion: dict[str, Any] | None = None,
+        trace: str = "",
     ) -> Accepted:
         data: dict[str, Any] = {
             "role": role,
@@ -212,7 +213,14 @@ class RedisLog(Upkeep):
         if suggestion is not None:
             data["suggestion"], answers = suggestion, str(suggestion["upto"])
         return await self._append(
-            conversation_id, "message.created", role, data, client_message_id, author, answers
+            conversation_id,
+            "message.created",
+            role,
+            data,
+            client_message_id,
+            author,
+            answers,
+            trace,
         )
 
     async def append_note(
@@ -268,6 +276,7 @@ class RedisLog(Upkeep):
         client_id: str,
         author: str,
         answers: str = "",
+        trace: str = "",
     ) -> Accepted:
         field = keys.ID_FIELD.format(role=role, client_id=client_id)
         reply = await self._run(
@@ -280,6 +289,7 @@ class RedisLog(Upkeep):
             author,
             _random(),
             answers,
+            trace,
             sync=self._wait_for_disk,
         )
         if reply[0] == "moved":
@@ -352,7 +362,7 @@ class RedisLog(Upkeep):
             return None
         if reply[0] != "ok":
             return None
-        _, fence, attempt, streamed, upto, waited = reply
+        _, fence, attempt, streamed, upto, waited, trace = reply
         return Lease(
             conversation_id=job.conversation_id,
             reply_id=ReplyId(job.reply_id),
@@ -362,6 +372,7 @@ class RedisLog(Upkeep):
             upto=int(upto),
             job_id=job.job_id,
             waited=int(waited) / 1000,
+            trace=trace,
         )
 
     async def _give_back(self, job: Job) -> None:
@@ -432,6 +443,25 @@ class RedisLog(Upkeep):
 
     async def release(self, lease: Lease) -> None:
         await self._write("release", lease)
+
+    async def queue_length(self) -> int:
+        def fill(pipe: Any) -> None:
+            for name in keys.lane_keys(keys.JOBS):
+                pipe.xlen(name)
+
+        return sum(await self._pipeline(fill))
+
+    async def give_up_waiting(self, seconds: float) -> int:
+        given_up = 0
+        for job in await self._jobs.older_than(seconds):
+            try:
+                reply = await self._run(
+                    "giveup", job.conversation_id, job.job_id, job.reply_id, int(seconds * 1000)
+                )
+                given_up += int(reply[1])
+            except NotFound:
+                await self._jobs.drop(job)
+        return given_up
 
     # -- waking readers and the archiver
 

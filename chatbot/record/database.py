@@ -34,7 +34,10 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        arguments: dict[str, Any] = {"pool_pre_ping": True}
+        arguments: dict[str, Any] = {
+            "pool_pre_ping": True,
+            "hide_parameters": True,  # errors are logged, and parameters are people's words
+        }
         if url.startswith("sqlite"):
             arguments["connect_args"] = {"timeout": SQLITE_WAIT_SECONDS}
         self.engine: Engine = create_engine(url, **arguments)

@@ -12,7 +12,7 @@ from chatbot.server.admin import admin_router
 from chatbot.server.completions import chat, models
 from chatbot.server.errors import install_error_handlers
 from chatbot.server.limits import SocketLimits
-from chatbot.server.middleware import RequestContext
+from chatbot.server.middleware import BodyLimit, RequestContext
 from chatbot.server.pages import pages_router
 from chatbot.server.state import Room
 from chatbot.services import Services
@@ -26,19 +26,17 @@ def create_app(
     Args:
         demo_page: an HTML file to serve under ``/demo/``; ``{{FRONTDESK_URL}}`` in it becomes
             this server's address.
-        limits: times and bounds of the sockets; tests shorten them.
+        limits: times of the sockets; tests shorten them.
     """
     room = Room(services, limits or SocketLimits())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await room.hub.start()
-        await room.exchange.start()
+        await room.start()
         try:
             yield
         finally:
-            await room.exchange.stop()
-            await room.hub.stop()
+            await room.stop()
 
     app = FastAPI(title="Frontdesk", version=__version__, lifespan=lifespan)
     app.state.services = services
@@ -56,5 +54,6 @@ def create_app(
         pages_router(demo_page),
     ):
         app.include_router(router)
+    app.add_middleware(BodyLimit, most=services.settings.max_body_bytes, metrics=room.metrics)
     app.add_middleware(RequestContext, metrics=room.metrics)
     return app

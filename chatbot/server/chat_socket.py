@@ -19,13 +19,22 @@ from chatbot import protocol
 from chatbot.conversation.events import ConversationId, ReplyId, VisitorId
 from chatbot.conversation.interface import Catchup
 from chatbot.crew import run_together
-from chatbot.errors import Erased, FrontdeskError, NotAllowed, NotFound, ProtocolViolation
+from chatbot.errors import (
+    ConversationFull,
+    Erased,
+    FrontdeskError,
+    NotAllowed,
+    NotFound,
+    Overloaded,
+    ProtocolViolation,
+)
 from chatbot.protocol import SocketState
 from chatbot.server.auth import VisitorClaims, check_origin, signer_of
 from chatbot.server.follow import Follower, LogReset, live_frame, seen_events, visitor_view
 from chatbot.server.hub import Watcher
+from chatbot.server.limits import limit_of
 from chatbot.server.sockets import Peer, read_log, run_socket
-from chatbot.server.state import Room
+from chatbot.tracing import current_traceparent, span
 
 log = structlog.get_logger()
 router = APIRouter()
@@ -50,10 +59,15 @@ async def _session(peer: Peer) -> None:
     frame = protocol.parse_visitor_frame(await peer.hello(), SocketState.AWAITING_HELLO)
     assert isinstance(frame, protocol.Hello)  # what the state allows
     claims = await _authenticate(peer, frame.token)
+    settings, counted = peer.room.services.settings, peer.room.open_sockets
     subject = f"{claims.site}:{claims.visitor}"
-    with peer.room.visitor_sockets.hold(subject):
-        conversation_id = await _conversation(peer.room, claims, frame)
-        structlog.contextvars.bind_contextvars(conversation_id=conversation_id)
+    async with (
+        counted.hold("sockets_per_visitor", subject, settings.sockets_per_visitor),
+        counted.hold("sockets_per_site", claims.site, settings.sockets_per_site),
+    ):
+        peer.lease = peer.room.frame_lease(subject, peer.address)
+        conversation_id = await _conversation(peer, claims, frame)
+        peer.name(conversation_id=conversation_id)
         with peer.room.hub.watch(conversation_id) as watcher:
             chat = _Chat(peer, claims, conversation_id, watcher)
             await chat.greet(frame)
@@ -73,13 +87,15 @@ async def _authenticate(peer: Peer, token: str) -> VisitorClaims:
     return claims
 
 
-async def _conversation(room: Room, claims: VisitorClaims, hello: protocol.Hello) -> ConversationId:
+async def _conversation(peer: Peer, claims: VisitorClaims, hello: protocol.Hello) -> ConversationId:
     """The conversation that ``hello`` means; begun when it is the main one or a new one.
 
     Raises:
         NotFound: it names one that does not exist (any more).
         NotAllowed: it names one of another visitor or site.
+        RateLimited: too many were begun from this address.
     """
+    room = peer.room
     store = room.services.log
     if hello.conversation_id is not None:
         head = await store.head(ConversationId(hello.conversation_id))
@@ -91,9 +107,12 @@ async def _conversation(room: Room, claims: VisitorClaims, hello: protocol.Hello
             if hello.new_conversation
             else main_conversation(room.services.secret_key, claims.site, claims.visitor)
         )
-        head = await store.create(
-            conversation_id, site=claims.site, visitor=VisitorId(claims.visitor)
-        )
+        head = None if hello.new_conversation else await store.head(conversation_id)
+        if head is None:
+            await room.conversation_rate.take(peer.address, "new conversations from this address")
+            head = await store.create(
+                conversation_id, site=claims.site, visitor=VisitorId(claims.visitor)
+            )
     if (head.site, head.visitor, head.kind) != (claims.site, claims.visitor, "chat"):
         raise NotAllowed("this conversation is not yours: begin a new one")
     return head.conversation_id
@@ -108,8 +127,8 @@ class _Chat:
         self._peer = peer
         self._room = peer.room
         self._log = peer.room.services.log
-        self._visitor = claims.visitor
         self._site = claims.site
+        self._visitor = claims.visitor
         self._subject = f"{claims.site}:{claims.visitor}"
         self._id = conversation_id
         self._watcher = watcher
@@ -176,6 +195,7 @@ class _Chat:
             except NotFound:
                 raise _gone() from None
             except FrontdeskError as problem:
+                self._room.metrics.limited(limit_of(problem))
                 if problem.http_status >= 500:
                     log.warning("chat.not_done", frame=frame.type, error=str(problem))
                 await self._peer.send(protocol.error_of(problem, **about))
@@ -194,7 +214,7 @@ class _Chat:
             case protocol.HandoffRequest():
                 await self._request_handoff()
             case protocol.RatingGive():
-                await self._room.message_rate.take(self._subject, "messages")
+                await self._count_message()
                 await self._log.give_rating(self._id, score=frame.score, comment=frame.comment)
             case protocol.VisitorDescribe():
                 await self._describe(frame)
@@ -215,17 +235,28 @@ class _Chat:
                 assert_never(frame)
 
     async def _send_message(self, frame: protocol.MessageSend) -> None:
-        text = protocol.check_text(frame.text, self._room.services.settings.max_message_chars)
-        await self._room.message_rate.take(self._subject, "messages")
-        accepted = await self._log.append_message(
-            self._id,
-            role="visitor",
-            text=text,
-            client_message_id=frame.client_message_id,
-            author=self._visitor,
-        )
+        room, settings = self._room, self._room.services.settings
+        text = protocol.check_text(frame.text, settings.max_message_chars)
+        if self._follower.offset >= settings.max_conversation_events:
+            raise ConversationFull(
+                "this conversation has become too long: begin a new one",
+                limit="max_conversation_events",
+            )
+        with span("chat.message", conversation__id=self._id, site=self._site) as current:
+            await self._count_message()
+            await self._check_bot()
+            accepted = await self._log.append_message(
+                self._id,
+                role="visitor",
+                text=text,
+                client_message_id=frame.client_message_id,
+                author=self._visitor,
+                trace=current_traceparent(),
+            )
+            current.set_attribute("offset", accepted.offset)
         if not accepted.duplicate:
-            self._room.metrics.message("visitor")
+            room.metrics.message("visitor")
+            room.queue.note_message()
         await self._vouch()
         await self._peer.send(
             protocol.message_accepted(frame.client_message_id, accepted.offset, accepted.duplicate)
@@ -278,6 +309,25 @@ class _Chat:
             await self._log.change_status(
                 self._id, "closed", reason="the visitor ended it", actor="visitor"
             )
+
+    async def _count_message(self) -> None:
+        """Raises RateLimited."""
+        await self._room.message_rate.take(self._subject, "messages")
+        await self._room.address_rate.take(self._peer.address, "messages from this address")
+
+    async def _check_bot(self) -> None:
+        """Whether the bot may answer one more message; one that people answer is always taken.
+
+        Raises:
+            BudgetSpent, Overloaded
+        """
+        try:
+            await self._room.budgets.check(self._site, self._visitor)
+            await self._room.queue.check()
+        except Overloaded:
+            head = await self._log.head(self._id)
+            if head is None or head.status in ("bot", "closed"):
+                raise
 
     async def _typing(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -50,7 +50,7 @@ async def _session(peer: Peer) -> None:
     services = peer.room.services
     claims = await asyncio.to_thread(read_staff, services, frame.token)
     peer.expires_at = claims.expires_at
-    structlog.contextvars.bind_contextvars(agent=claims.username)
+    peer.name(agent=claims.username)
     crew = Crew()
     desk = _Desk(peer, claims, crew)
     crew.spawn(desk.keep_list())

@@ -12,12 +12,13 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from chatbot.errors import FrontdeskError, NotAuthenticated, Overloaded
+from chatbot.server.limits import limit_of
 
 log = structlog.get_logger()
 INTERNAL = "something went wrong on our side; the server's log says what"
 # data of an exception that the peer may have, beside code and message
 SHOWN = ("run_id", "reasons", "hold_id")
-HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
+HTTP_CODES = {413: "too_large", 404: "not_found", 405: "method_not_allowed"}
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -39,6 +40,7 @@ def error_body(error: FrontdeskError) -> dict[str, Any]:
 
 async def _known(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, FrontdeskError)  # what it is installed for
+    request.app.state.room.metrics.limited(limit_of(error))
     headers = {}
     if isinstance(error, Overloaded):
         headers["Retry-After"] = str(max(1, round(error.retry_after)))

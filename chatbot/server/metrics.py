@@ -93,6 +93,22 @@ class Metrics:
             ["code"],
             registry=self.registry,
         )
+        self._limited = Counter(
+            "frontdesk_limited",
+            "What was refused or ended because a limit was reached.",
+            ["limit"],
+            registry=self.registry,
+        )
+        self.workers = Gauge(
+            "frontdesk_workers_alive",
+            "Workers that said lately that they are alive.",
+            registry=self.registry,
+        )
+        self.queue = Gauge(
+            "frontdesk_queue_jobs",
+            "Replies that wait or are being written, of all servers.",
+            registry=self.registry,
+        )
         self._requests = Histogram(
             "frontdesk_http_request_seconds",
             "Time to answer an HTTP request.",
@@ -126,6 +142,11 @@ class Metrics:
 
     def error(self, code: str) -> None:
         self._errors.labels(code).inc()
+
+    def limited(self, limit: str | None) -> None:
+        """``limit`` is the name of a setting; None counts nothing."""
+        if limit is not None:
+            self._limited.labels(limit).inc()
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """``route`` is the path's template, so that its values are few."""

@@ -8,26 +8,63 @@ import secrets
 import time
 
 import structlog
+from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatbot.server.metrics import Metrics
+from chatbot.tracing import rename_span, request_span
 
 log = structlog.get_logger()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-# W3C Trace Context, section 3.2: version-traceid-parentid-flags
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
-def request_ids(headers: Headers) -> dict[str, str]:
-    """``request_id`` and ``trace_id``: the caller's if they are well formed, else new ones."""
+def request_id_of(headers: Headers) -> str:
+    """``X-Request-Id`` of the caller if it is well formed, else a new one."""
     given = headers.get("x-request-id", "")
-    trace = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
-    return {
-        "request_id": given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8),
-        "trace_id": trace[1] if trace else secrets.token_hex(16),
-    }
+    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+
+
+class BodyLimit:
+    """Refuses a request whose body is larger than ``most`` bytes: by what it announces, and, when
+    it announces nothing, as soon as more has come. So no body is ever kept that is too large."""
+
+    def __init__(self, app: ASGIApp, most: int, metrics: Metrics) -> None:
+        self._app = app
+        self._most = most
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "0")
+        if not announced.isdecimal() or int(announced) > self._most:
+            await self._refuse(scope, receive, send)
+            return
+        left = self._most
+
+        async def receive_within() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                self._metrics.limited("max_body_bytes")
+                # FastAPI lets only this class through while it reads a body
+                raise HTTPException(413, self._problem())
+            return message
+
+        await self._app(scope, receive_within, send)
+
+    def _problem(self) -> str:
+        return f"the body is too large: at most {self._most} bytes are taken"
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._metrics.limited("max_body_bytes")
+        body = {"error": {"code": "too_large", "message": self._problem()}}
+        await JSONResponse(body, 413, {"Connection": "close"})(scope, receive, send)
 
 
 class RequestContext:
@@ -41,12 +78,18 @@ class RequestContext:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        ids = request_ids(Headers(scope=scope))
-        with structlog.contextvars.bound_contextvars(**ids):
+        headers = Headers(scope=scope)
+        request_id = request_id_of(headers)
+        # the path's template is not known yet, and a path may hold anything
+        name = f"{scope.get('method', 'WEBSOCKET')} request"
+        with (
+            request_span(name, headers.get("traceparent", "")) as trace_id,
+            structlog.contextvars.bound_contextvars(request_id=request_id, trace_id=trace_id),
+        ):
             if scope["type"] == "websocket":
                 await self._app(scope, receive, send)
             else:
-                await self._http(scope, receive, send, ids["request_id"])
+                await self._http(scope, receive, send, request_id)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         began = time.perf_counter()
@@ -68,6 +111,7 @@ class RequestContext:
             seconds = time.perf_counter() - began
             # the template, not the path: a path may hold anything
             route = getattr(scope.get("route"), "path", "none")
+            rename_span(f"{scope['method']} {route}", status)
             self._metrics.request(scope["method"], route, status, seconds)
             if scope["path"] not in _QUIET:
                 log.info(

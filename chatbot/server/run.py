@@ -1,13 +1,17 @@
 """The uvicorn server that carries the app: its websocket settings, and an orderly stop."""
 
 import asyncio
+import ipaddress
 import socket as sockets
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import State
 
+from chatbot.errors import SettingsError
+from chatbot.protocol import CloseCode
 from chatbot.server.state import Room
 from chatbot.settings import Settings
 
@@ -25,9 +29,28 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         super().on_task_complete(task)
         self.loop.call_later(LINGER, self.transport.abort)
 
+    def send_receive_event_to_app(self) -> None:
+        """Text that is not UTF-8 closes with 1007 (RFC 6455 section 8.1). uvicorn would log what
+        was sent, and fail when the peer's close frame came in the same packet."""
+        if self.curr_msg_data_type == "text" and not _is_utf8(b"".join(self.frames)):
+            self.frames = []
+            if self.conn.state is State.OPEN:
+                self.conn.send_close(CloseCode.INVALID_TEXT)
+                self.handle_parser_exception()
+            return
+        super().send_receive_event_to_app()
+
     def keepalive_timeout(self) -> None:
         super().keepalive_timeout()
         self.loop.call_later(LINGER, self.transport.abort)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class RoomServer(uvicorn.Server):
@@ -45,12 +68,32 @@ class RoomServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def checked_proxies(text: str) -> str:
+    """The setting ``trusted_proxies`` as uvicorn takes it.
+
+    Raises:
+        SettingsError: an entry is neither an address nor a network.
+    """
+    entries = [entry.strip() for entry in text.split(",") if entry.strip()]
+    for entry in entries:
+        if entry == "*":
+            return "*"
+        try:
+            ipaddress.ip_network(entry)
+        except ValueError as error:
+            raise SettingsError(f"FRONTDESK_TRUSTED_PROXIES: {error}") from None
+    return ",".join(entries)
+
+
 def make_server(app: FastAPI, settings: Settings, **overrides: Any) -> RoomServer:
     """A server for ``app``; ``overrides`` replace arguments of ``uvicorn.Config``."""
     arguments: dict[str, Any] = {
         "host": settings.host,
         "port": settings.port,
         "ws": SocketProtocol,
+        # who asks, when a proxy says so; only those named are believed
+        "proxy_headers": True,
+        "forwarded_allow_ips": checked_proxies(settings.trusted_proxies),
         # The app itself refuses what is over max_frame_bytes. Only if it may read a frame to its
         # end does the close frame arrive: a reset would overtake it (RFC 1122 section 4.2.2.13).
         "ws_max_size": max(2 * 1024 * 1024, 4 * settings.max_frame_bytes),

@@ -6,6 +6,7 @@ Text of an unexpected exception never reaches the peer: it is logged, and the so
 """
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
@@ -29,7 +30,14 @@ from chatbot.errors import (
 )
 from chatbot.protocol import CloseCode
 from chatbot.server.follow import LogReset
-from chatbot.server.limits import FrameBudget, SocketLimits
+from chatbot.server.limits import (
+    MINUTE,
+    FrameBudget,
+    FrameLease,
+    SocketLimits,
+    counted_address,
+    limit_of,
+)
 from chatbot.server.state import Room
 
 log = structlog.get_logger()
@@ -53,11 +61,13 @@ class Gone(Exception):
 
 
 class MustClose(Exception):
-    """Our side ends the socket with ``code``; there is nothing more to say."""
+    """Our side ends the socket with ``code``; there is nothing more to say. ``limit``: the setting
+    whose limit was reached."""
 
-    def __init__(self, code: CloseCode) -> None:
+    def __init__(self, code: CloseCode, limit: str | None = None) -> None:
         super().__init__(code.name)
         self.code = code
+        self.limit = limit
 
 
 class Peer:
@@ -67,11 +77,19 @@ class Peer:
         self.room = room
         self.origin: str | None = websocket.headers.get("origin")
         self.host: str = websocket.headers.get("host", "")
+        self.address = counted_address(websocket.client.host if websocket.client else "")
         self.expires_at: float | None = None  # Unix seconds; when the token of hello ends
+        self.lease: FrameLease | None = None  # once it is known who sends
+        self.about: dict[str, str] = {}  # what its log lines name
         self._websocket = websocket
         self._kind = kind
-        limits = room.limits
-        self._budget = FrameBudget(limits.frames_per_second, limits.frame_burst)
+        per_minute = room.services.settings.frames_per_minute
+        self._budget = FrameBudget(per_minute / MINUTE, per_minute / 12)
+
+    def name(self, **ids: str) -> None:
+        """Have the log lines of this socket name ``ids``, also those about its end."""
+        self.about.update(ids)
+        structlog.contextvars.bind_contextvars(**ids)
 
     async def receive(self) -> str:
         """The next frame's text.
@@ -79,6 +97,7 @@ class Peer:
         Raises:
             Gone
             MustClose: the frame is too large, or there are too many.
+            RateLimited: the visitor or the address has sent too many on all its sockets.
             ProtocolViolation: a binary frame.
             NotAuthenticated: the token has expired since hello.
         """
@@ -86,11 +105,13 @@ class Peer:
         if message["type"] == "websocket.disconnect":
             raise Gone
         if not self._budget.take():
-            raise MustClose(CloseCode.RATE_LIMITED)
+            raise MustClose(CloseCode.RATE_LIMITED, "frames_per_minute")
+        if self.lease is not None:
+            await self.lease.take()
         text, data = message.get("text"), message.get("bytes")
         size = len(data or b"") if text is None else len(text.encode())
         if size > self.room.services.settings.max_frame_bytes:
-            raise MustClose(CloseCode.TOO_BIG)
+            raise MustClose(CloseCode.TOO_BIG, "max_frame_bytes")
         if text is None:
             raise ProtocolViolation("binary frames are not part of this protocol: send text")
         if self.expires_at is not None and time.time() >= self.expires_at:
@@ -104,10 +125,10 @@ class Peer:
             MustClose: it did not come in time. Else as :meth:`receive`.
         """
         try:
-            async with asyncio.timeout(self.room.limits.hello_timeout):
+            async with asyncio.timeout(self.room.services.settings.hello_seconds):
                 return await self.receive()
         except TimeoutError:
-            raise MustClose(CloseCode.HELLO_TIMEOUT) from None
+            raise MustClose(CloseCode.HELLO_TIMEOUT, "hello_seconds") from None
 
     async def send(self, frame: dict[str, Any]) -> None:
         """Send one frame. The server keeps no queue: when the peer does not read, the socket's
@@ -115,13 +136,13 @@ class Peer:
 
         Raises:
             Gone
-            MustClose: the peer did not read for ``send_timeout`` seconds.
+            MustClose: the peer did not read for ``slow_reader_seconds``.
         """
         try:
-            async with asyncio.timeout(self.room.limits.send_timeout):
+            async with asyncio.timeout(self.room.services.settings.slow_reader_seconds):
                 await self._websocket.send_text(protocol.encode(frame))
         except TimeoutError:
-            raise MustClose(CloseCode.SLOW_READER) from None
+            raise MustClose(CloseCode.SLOW_READER, "slow_reader_seconds") from None
         except (WebSocketDisconnect, WebSocketDisconnected) as error:
             raise Gone from error
         self.room.metrics.frame_sent(self._kind, frame)
@@ -167,7 +188,14 @@ async def run_socket(
     peer = Peer(websocket, room, kind)
 
     async def converse() -> None:
-        await session(peer)
+        settings = room.services.settings
+        if room.sockets > settings.sockets_per_server:
+            raise MustClose(CloseCode.TRY_AGAIN_LATER, "sockets_per_server")
+        at_address = room.open_sockets.hold(
+            "sockets_per_address", peer.address, settings.sockets_per_address
+        )
+        async with at_address:
+            await session(peer)
 
     with room.metrics.open_socket(kind), room.open_socket():
         try:
@@ -175,26 +203,29 @@ async def run_socket(
         except Gone:
             return
         except MustClose as end:
+            room.metrics.limited(end.limit)
             await peer.close(end.code)
         except FrontdeskError as problem:
             await _end_with(peer, problem)
         except Exception:
-            log.exception("socket.failed", kind=kind)
+            log.exception("socket.failed", kind=kind, **peer.about)
             room.metrics.error("internal")
             await peer.close(CloseCode.INTERNAL)
 
 
 async def _until_stopping(room: Room) -> None:
     await room.stopping.wait()
+    await asyncio.sleep(random.random() * room.goodbye_seconds)
     raise MustClose(CloseCode.GOING_AWAY)
 
 
 async def _end_with(peer: Peer, problem: FrontdeskError) -> None:
     code = close_code(problem)
+    peer.room.metrics.limited(limit_of(problem))
     if code is CloseCode.INTERNAL:
-        log.error("socket.failed", code=problem.code, error=str(problem))
+        log.error("socket.failed", code=problem.code, error=str(problem), **peer.about)
     else:
-        log.info("socket.refused", code=problem.code, error=str(problem))
+        log.info("socket.refused", code=problem.code, error=str(problem), **peer.about)
         try:
             await peer.send(protocol.error_of(problem))
         except (Gone, MustClose):

@@ -17,6 +17,7 @@ from chatbot.server.auth import (
     read_identity,
     signer_of,
 )
+from chatbot.server.limits import counted_address
 from chatbot.server.site_settings import WidgetSettings, opening
 from chatbot.server.state import Room
 
@@ -64,7 +65,7 @@ async def visitors(request: Request, body: VisitorRequest) -> VisitorAnswer:
     (ask again without it to be a new visitor), 403 for a page that may not use the site, 429."""
     room: Room = request.app.state.room
     address = request.client.host if request.client else ""
-    await room.visitor_rate.take(address, "requests for a token from this address")
+    await room.visitor_rate.take(counted_address(address), "requests for a token from this address")
     return await run_in_threadpool(_answer, room, request, address, body)
 
 

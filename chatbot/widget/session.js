@@ -7,6 +7,7 @@ import {
 } from './client.js';
 import { Store } from './store.js';
 
+const LONGEST_WAIT = 120; // seconds; after a longer one nothing is sent without the visitor
 const READABLE = new Set(['reply.completed', 'message.created']);
 
 /** A message of the other side, which counts as unread until it was seen. */
@@ -402,10 +403,13 @@ export class Session {
     this.onError(code, message, retryAfter, id);
   }
 
-  /** A message that may be sent again later is, once it is time, unless the visitor was faster. */
+  /**
+   * A message that may be sent again soon is, once it is time, unless the visitor was faster.
+   * After a long wait the visitor decides.
+   */
   #refused(id, code, message, retryAfter) {
     this.outbox.fail(id, code, message, retryAfter ? Date.now() + retryAfter * 1000 : null);
-    if (!retryAfter) return;
+    if (!retryAfter || retryAfter > LONGEST_WAIT) return;
     const error = this.outbox.get(id)?.error;
     setTimeout(() => {
       if (error && this.outbox.get(id)?.error === error) this.retry(id);

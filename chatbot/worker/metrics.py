@@ -14,6 +14,7 @@ from chatbot.engine.interface import EngineStats
 log = structlog.get_logger()
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+LIMITS = ("queue_seconds", "reply_seconds")  # settings, by their names
 OUTCOMES = ("end", "length", "failed", "lost", "released")
 COMPLETION_OUTCOMES = ("end", "length", "failed", "cancelled")
 
@@ -57,6 +58,14 @@ class WorkerMetrics(Collector):
             "API requests that this worker has taken.",
             registry=registry,
         )
+        self._limited = Counter(
+            "frontdesk_limited",
+            "What was refused or ended because a limit was reached.",
+            ["limit"],
+            registry=registry,
+        )
+        for limit in LIMITS:
+            self._limited.labels(limit)
         registry.register(self)
 
     def ended(self, outcome: str) -> None:
@@ -66,6 +75,10 @@ class WorkerMetrics(Collector):
     def completion_ended(self, outcome: str) -> None:
         """Count an API request; ``outcome`` is one of COMPLETION_OUTCOMES."""
         self._completions.labels(outcome).inc()
+
+    def limited(self, limit: str) -> None:
+        """``limit`` is one of LIMITS."""
+        self._limited.labels(limit).inc()
 
     def collect(self) -> Iterator[Metric]:
         """The engine's numbers."""

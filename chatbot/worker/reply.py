@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
+from opentelemetry import trace
 
 from chatbot.conversation.events import Lease, ReplyEnd
 from chatbot.conversation.interface import DeltaOutcome
@@ -20,10 +21,12 @@ from chatbot.errors import (
     Conflict,
     FrontdeskError,
     Overloaded,
+    ReplyTooSlow,
     StorageFull,
     StoreUnavailable,
 )
 from chatbot.prompt import encode_prompt, system_tokens
+from chatbot.tracing import span
 from chatbot.worker.lessons import site_scope, version_scope
 from chatbot.worker.tools import Tools
 
@@ -32,7 +35,6 @@ log = structlog.get_logger()
 FLUSH_SECONDS = 0.04  # between two writes of deltas: 25 a second look fluent to a reader
 STORE_PATIENCE = 60.0  # seconds that a reply outlives an absent store
 STORE_RETRY = 0.25  # seconds between tries meanwhile
-QUEUE_PATIENCE = 60.0  # seconds a visitor waits for a free engine until people are asked
 
 
 class Lost(Exception):
@@ -48,6 +50,15 @@ class Result:
     pause: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Tokens that the engine computed, and for whom."""
+
+    site: str
+    visitor: str
+    tokens: int
+
+
 class _Buffer:
     """Text that the engine gave and the log does not have yet. It cannot hold more than one reply,
     which ``reply_max_tokens`` bounds."""
@@ -57,9 +68,12 @@ class _Buffer:
         self._news = asyncio.Event()
         self._ended = asyncio.Event()
         self.last: Chunk | None = None
+        self.tokens = 0  # given by the engine so far
+        self.late = False
 
     def add(self, chunk: Chunk) -> None:
         self._pieces.append(chunk.text)
+        self.tokens += len(chunk.token_ids)
         if chunk.finish_reason is not None:
             self.last = chunk
         self._news.set()
@@ -67,6 +81,18 @@ class _Buffer:
     def end(self) -> None:
         self._ended.set()
         self._news.set()
+
+    def expire(self) -> None:
+        """The time for this reply is over: what is there is all."""
+        self.late = self.last is None
+        self.end()
+
+    def computed(self, prompt_tokens: int) -> int:
+        """Tokens that the engine computed (see :mod:`chatbot.budgets`)."""
+        usage = self.last.usage if self.last is not None else None
+        if usage is not None:
+            return usage.prompt_tokens - usage.cached_tokens + usage.completion_tokens
+        return prompt_tokens + self.tokens if self.tokens else 0
 
     @property
     def ended(self) -> bool:
@@ -94,11 +120,11 @@ class ReplyWriter:
         self._lease = lease
         self._text = lease.streamed
         self._version = ""
+        self._payer: tuple[str, str] | None = None  # site and visitor
+        self._tokens = 0  # computed for this reply
         self._request_id = f"{lease.reply_id}.{lease.fence}"
         self._began = asyncio.get_running_loop().time()
-        self._log = log.bind(
-            conversation=lease.conversation_id, reply=lease.reply_id, attempt=lease.attempt
-        )
+        self._log = log.bind(reply=lease.reply_id, attempt=lease.attempt)
 
     async def run(self) -> Result:
         """Write the reply to its end, whatever that is. Raises only CancelledError, with the job
@@ -121,6 +147,13 @@ class ReplyWriter:
             await _end(heart)
             await _end(work)
 
+    @property
+    def cost(self) -> Cost | None:
+        """What the reply cost a visitor so far; None when there is none."""
+        if self._payer is None or not self._tokens:
+            return None
+        return Cost(*self._payer, self._tokens)
+
     async def _settle(self, work: "asyncio.Task[Result]") -> Result:
         """The result of the work, or what its error means for the conversation."""
         try:
@@ -141,7 +174,8 @@ class ReplyWriter:
         visitor has waited too long."""
         waited = self._lease.waited + asyncio.get_running_loop().time() - self._began
         self._log.warning("worker.reply_put_off", waited=round(waited, 1), error=str(error))
-        if waited > QUEUE_PATIENCE:
+        if waited > self._tools.settings.queue_seconds:
+            self._tools.metrics.limited("queue_seconds")
             return await self._fail(error.code)
         await self._give_back()
         pause = error.retry_after if isinstance(error, Overloaded) else 1.0
@@ -179,21 +213,24 @@ class ReplyWriter:
         tools, lease = self._tools, self._lease
         catchup = await tools.log.catch_up(lease.conversation_id, None, None)
         head, live = catchup.head, catchup.live
+        if head.kind == "chat":
+            self._payer = head.site, head.visitor
         if live is not None and live.reply_id == lease.reply_id:
             self._version = live.version  # who began it ends it
         else:
             self._version = head.pinned_version or await tools.context.live_version()
         async with tools.adapters.use(self._version) as adapter:
             self._held(await tools.log.start_reply(lease, self._version))
-            prompt = await tools.context.system_prompt(head.site)
-            events = [event for event in catchup.events if event.offset <= lease.upto]
-            messages = conversation_messages(events, prompt)
             budget = min(tools.settings.reply_max_tokens, tools.engine.max_context // 2)
             done = self._streamed_tokens()
-            room = (
-                tools.engine.max_context - budget + done
-            )  # the first attempt cut at the same turn
-            ids = encode_prompt(messages, tools.engine.tokenizer, room, lease.streamed)
+            with span("reply.prompt") as current:
+                prompt = await tools.context.system_prompt(head.site)
+                events = [event for event in catchup.events if event.offset <= lease.upto]
+                messages = conversation_messages(events, prompt)
+                # the first attempt cut at the same turn
+                room = tools.engine.max_context - budget + done
+                ids = encode_prompt(messages, tools.engine.tokenizer, room, lease.streamed)
+                current.set_attribute("tokens", len(ids))
             if done >= budget:
                 return await self._complete(Chunk("", (), "length", Usage(len(ids), 0, 0)), done)
             scopes: tuple[str, ...] = ()
@@ -209,7 +246,12 @@ class ReplyWriter:
                 owner=lease.conversation_id,
                 draft_scopes=scopes,
             )
-            return await self._complete(await self._stream(request), done)
+            with span("reply.generate", version=self._version) as current:
+                last = await self._stream(request)
+                if last.usage is not None:
+                    current.set_attribute("tokens", last.usage.completion_tokens)
+                    current.set_attribute("cached_tokens", last.usage.cached_tokens)
+            return await self._complete(last, done)
 
     def _streamed_tokens(self) -> int:
         """Tokens of the text that earlier attempts streamed: they count for the length."""
@@ -230,10 +272,18 @@ class ReplyWriter:
         )
 
     async def _stream(self, request: GenerationRequest) -> Chunk:
-        """Run the request and write its text to the log; the last chunk."""
+        """Run the request and write its text to the log; the last chunk. What the engine has not
+        written within ``reply_seconds`` is left out.
+
+        Raises:
+            ReplyTooSlow: it wrote nothing in that time.
+        """
         buffer = _Buffer()
         stream = self._tools.engine.submit(request)
         pump = asyncio.create_task(_pump(stream, buffer), name=f"pump {self._request_id}")
+        end = asyncio.get_running_loop().call_later(
+            self._tools.settings.reply_seconds, buffer.expire
+        )
         try:
             while True:
                 text = await buffer.take()
@@ -242,14 +292,27 @@ class ReplyWriter:
                 if ended:
                     break
                 await buffer.rest(FLUSH_SECONDS)
+            if buffer.late:
+                return self._cut(buffer, len(request.prompt_ids))
             await pump
         finally:
+            end.cancel()
+            self._tokens = buffer.computed(len(request.prompt_ids))
             if not pump.done():
                 await self._tools.engine.cancel(self._request_id)
             await _end(pump)
         if buffer.last is None or buffer.last.finish_reason == "stopped":
             raise Overloaded("the engine stopped before the reply was at its end")
         return buffer.last
+
+    def _cut(self, buffer: _Buffer, prompt_tokens: int) -> Chunk:
+        """The end of a reply whose time is over."""
+        seconds = self._tools.settings.reply_seconds
+        self._tools.metrics.limited("reply_seconds")
+        self._log.warning("worker.reply_too_slow", seconds=seconds, tokens=buffer.tokens)
+        if not self._text:
+            raise ReplyTooSlow(f"the engine wrote nothing within {seconds:g} s")
+        return Chunk("", (), "length", Usage(prompt_tokens, 0, buffer.tokens))
 
     async def _append(self, text: str) -> None:
         if not text:
@@ -264,6 +327,7 @@ class ReplyWriter:
             outcome = await self._append_again(error)
         self._held(outcome)
         if first:
+            trace.get_current_span().add_event("first_text")
             elapsed = asyncio.get_running_loop().time() - self._began
             self._tools.metrics.first_text.observe(self._lease.waited + elapsed)
 

@@ -5,11 +5,14 @@ import asyncio
 import structlog
 from prometheus_client import CollectorRegistry
 
+from chatbot.budgets import TokenBudgets
 from chatbot.conversation.events import Lease
-from chatbot.crew import all_or_none
+from chatbot.crew import all_or_none, end_tasks
 from chatbot.engine.interface import Engine
 from chatbot.errors import FrontdeskError, NotFound, StorageFull, StoreUnavailable
+from chatbot.presence import TELL_SECONDS, WorkerPresence, WorkerState
 from chatbot.services import Services
+from chatbot.tracing import span, trace_id_of
 from chatbot.worker.adapters import IDLE_SECONDS, Adapters
 from chatbot.worker.assist import Assistant
 from chatbot.worker.completions import Completions
@@ -17,7 +20,7 @@ from chatbot.worker.context import ReplyContext
 from chatbot.worker.lessons import Lessons
 from chatbot.worker.metrics import WorkerMetrics, serve_metrics
 from chatbot.worker.pace import BACKOFF, sleep_or
-from chatbot.worker.reply import ReplyWriter, Result
+from chatbot.worker.reply import Cost, ReplyWriter, Result
 from chatbot.worker.tools import Tools
 
 log = structlog.get_logger()
@@ -65,6 +68,10 @@ class Worker:
             services.redis, engine, settings, self._adapters, self.metrics
         )
         self._assistant = Assistant(self._tools, services)
+        self._budgets = TokenBudgets(services.redis, settings)
+        self._presence = WorkerPresence(services.redis)
+        self._teller: asyncio.Task[None]
+        self._seconds_per_reply: float | None = None  # moving average of those that ended
         self._slots = asyncio.Semaphore(settings.max_running)
         self._running: set[asyncio.Task[None]] = set()
         self._not_before = 0.0  # loop time until which no job is taken
@@ -77,19 +84,19 @@ class Worker:
                 asyncio.create_task(self._keep_house(), name="worker.housekeeping"),
                 asyncio.create_task(self._assistant.run(), name="worker.assist"),
             ]
+            self._teller = asyncio.create_task(self._keep_telling(), name="worker.presence")
             try:
                 await all_or_none(
                     self._write_replies(stop), self._completions.run(stop, self._drain_seconds)
                 )
             finally:
-                for task in beside:
-                    task.cancel()
-                await asyncio.gather(*beside, return_exceptions=True)
+                await end_tasks([*beside, self._teller])
 
     async def _write_replies(self, stop: asyncio.Event) -> None:
         try:
             await self._take_jobs(stop)
         finally:
+            await self._leave()
             await self._drain()
 
     async def _take_jobs(self, stop: asyncio.Event) -> None:
@@ -138,14 +145,44 @@ class Worker:
         self.metrics.running.set(len(self._running))
 
     async def _serve(self, lease: Lease) -> None:
+        began = asyncio.get_running_loop().time()
+        writer = ReplyWriter(self._tools, lease)
+        structlog.contextvars.bind_contextvars(  # this task has a context of its own
+            conversation_id=lease.conversation_id, trace_id=trace_id_of(lease.trace)
+        )
         try:
-            result = await ReplyWriter(self._tools, lease).run()
+            with span(
+                "reply",
+                lease.trace,
+                conversation__id=lease.conversation_id,
+                reply__id=lease.reply_id,
+                attempt=lease.attempt,
+                waited=lease.waited,
+            ) as current:
+                result = await writer.run()
+                current.set_attribute("outcome", result.outcome)
         except asyncio.CancelledError:
             result = Result("released")
         except Exception:  # a bug must not take the worker down; the lease runs out
             log.exception("worker.bug", reply=lease.reply_id)
             result = Result("lost")
+        if result.outcome in ("end", "length"):
+            self._note_life(asyncio.get_running_loop().time() - began)
         self._note(result)
+        await self._count(writer.cost)
+
+    def _note_life(self, seconds: float) -> None:
+        average = self._seconds_per_reply
+        self._seconds_per_reply = seconds if average is None else 0.8 * average + 0.2 * seconds
+
+    async def _count(self, cost: Cost | None) -> None:
+        """Write down what a reply cost. If the store is away, the visitor has it for nothing."""
+        if cost is None:
+            return
+        try:
+            await self._budgets.spend(cost.site, cost.visitor, cost.tokens)
+        except (StoreUnavailable, StorageFull) as error:
+            log.warning("worker.tokens_not_counted", error=str(error))
 
     def _note(self, result: Result) -> None:
         self.metrics.ended(result.outcome)
@@ -168,6 +205,24 @@ class Worker:
             except (StoreUnavailable, NotFound) as error:
                 log.debug("worker.housekeeping", error=str(error))
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
+
+    async def _keep_telling(self) -> None:
+        """For ever: tell the servers that this worker is alive, and how fast it is."""
+        while True:
+            settings = self._services.settings
+            state = WorkerState(settings.max_running, len(self._running), self._seconds_per_reply)
+            try:
+                await self._presence.tell(self._name, state)
+            except (StoreUnavailable, StorageFull) as error:
+                log.debug("worker.presence_not_told", error=str(error))
+            await asyncio.sleep(TELL_SECONDS)
+
+    async def _leave(self) -> None:
+        await end_tasks([self._teller])  # else it might say once more that it is alive
+        try:
+            await self._presence.leave(self._name)
+        except StoreUnavailable as error:
+            log.debug("worker.presence_not_ended", error=str(error))  # it ends by itself
 
     async def _drain(self) -> None:
         if not self._running:

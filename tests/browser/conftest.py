@@ -12,7 +12,6 @@ from playwright.async_api import Browser, async_playwright, expect
 from redis.asyncio import Redis
 
 from chatbot.record.database import Database, sqlite_url
-from chatbot.server.limits import SocketLimits
 from tests.browser.host import website
 from tests.browser.stage import ARGUMENTS, PIECES, Stage
 from tests.browser.wire import network
@@ -61,11 +60,11 @@ async def hall(
     await client.flushdb()
     database = Database(sqlite_url(folder))
     database.migrate()
-    services = make_services(client, database, folder)
+    many = {"visitors_per_minute": 100_000, "conversations_per_address": 100_000}
+    services = make_services(client, database, folder, **many)
     worker = ScriptedWorker(services, list(PIECES))
-    limits = SocketLimits(visitors_per_minute=100_000)
     async with (
-        running(services, limits=limits) as server,
+        running(services) as server,
         network(int(server.url.rsplit(":", 1)[1])) as net,
     ):
         with website(net.url) as site:

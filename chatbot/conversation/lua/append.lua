@@ -1,5 +1,5 @@
 -- ARGV: publish, event type, role (visitor | agent | note | rating | staff), idempotency field, data JSON, author, next reply id,
--- the question that a draft answers or ''. Returns ok, offset, duplicate; or conflict; or moved (that question is not open any more).
+-- the question that a draft answers or '', trace. Returns ok, offset, duplicate; or conflict; or moved (that question is not open any more).
 local trouble = open_head(true)
 if trouble then
   return { trouble }
@@ -22,6 +22,7 @@ local offset = append_event(ARGV[2], ARGV[5])
 redis.call('HSET', IDS, field, int(offset))
 if role == 'visitor' then
   set('asked', int(offset))
+  set('trace', ARGV[9])
   enqueue_if_due(ARGV[7])
 elseif role == 'agent' then
   mark_answered(offset)

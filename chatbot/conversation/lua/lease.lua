@@ -1,5 +1,5 @@
 -- ARGV: publish, job entry id, reply id, most attempts, worker. Returns ok, fence, attempt, text so
--- far, upto, milliseconds waited; or stale (the job is of no use any more); or ended (it failed).
+-- far, upto, milliseconds waited, trace; or stale (the job is of no use any more); or ended (it failed).
 local trouble = open_head(true)
 if trouble then
   return { trouble }
@@ -20,4 +20,5 @@ if num('chars') == 0 then
   set('upto', h.offset)
 end
 write_head()
-return { 'ok', h.fence, h.attempt, live_text(), h.upto, int(now_ms() - num('queued')) }
+return { 'ok', h.fence, h.attempt, live_text(), h.upto, int(now_ms() - num('queued')),
+  h.trace or '' }

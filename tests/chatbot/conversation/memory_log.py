@@ -50,6 +50,7 @@ class _Conversation:
     asked: int = 0
     answered: int = 0
     ended: tuple[str, int] | None = None
+    trace: str = ""
 
 
 class MemoryLog:
@@ -192,6 +193,7 @@ class MemoryLog:
         client_message_id: str,
         author: str,
         suggestion: dict[str, Any] | None = None,
+        trace: str = "",
     ) -> Accepted:
         c = self._get(conversation_id)
         field_name = f"{role}:{client_message_id}"
@@ -210,6 +212,7 @@ class MemoryLog:
         c.ids[field_name] = offset
         if role == "visitor":
             c.asked = offset
+            c.trace = trace
             self._enqueue_if_due(c)
         else:
             c.answered = max(c.answered, offset)
@@ -324,7 +327,7 @@ class MemoryLog:
                 r.upto = c.head.offset
             return Lease(
                 c.head.conversation_id, ReplyId(r.id), c.fence, r.attempt, r.text, r.upto,
-                str(r.job), now - r.queued,
+                str(r.job), now - r.queued, c.trace,
             )  # fmt: skip
         return None
 
@@ -411,6 +414,23 @@ class MemoryLog:
             c.fence += 1
             r.attempt -= 1
             r.expires = None
+
+    async def queue_length(self) -> int:
+        return sum(c.reply is not None for c in self._all.values())
+
+    async def give_up_waiting(self, seconds: float) -> int:
+        now = time.monotonic()
+        late = [
+            (c, c.reply)
+            for c in self._all.values()
+            if c.reply is not None and now - max(c.reply.queued, c.reply.expires or 0.0) >= seconds
+        ]
+        for c, reply in late:
+            reply.upto = reply.upto or c.asked
+            c.fence += 1
+            self._fail(c, reply, "busy")
+            self._notify(c)
+        return len(late)
 
     # -- waking readers and the archiver
 

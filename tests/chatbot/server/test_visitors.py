@@ -9,9 +9,8 @@ import pytest
 
 from chatbot.record.tables import Site
 from chatbot.server.auth import signer_of
-from chatbot.server.limits import SocketLimits
 from chatbot.services import Services
-from tests.chatbot.server.room import ORIGIN, Running, chat_tab, running
+from tests.chatbot.server.room import ORIGIN, Running, chat_tab, make_services, running
 
 IDENTITY_SECRET = "the shop's own secret of 32 bytes or more"
 
@@ -158,8 +157,9 @@ async def test_identities_that_are_not_valid(server: Running, shop: str) -> None
     ).status_code == 401  # the demo site identifies nobody
 
 
-async def test_too_many_requests_from_one_address(services: Services) -> None:
-    async with running(services, limits=SocketLimits(visitors_per_minute=2)) as server:
+async def test_too_many_requests_from_one_address(redis: Any, database: Any, tmp_path: Any) -> None:
+    services = make_services(redis, database, tmp_path, visitors_per_minute=2)
+    async with running(services) as server:
         statuses = [(await _ask(server, ORIGIN, site="demo")).status_code for _ in range(3)]
         assert statuses == [200, 200, 429]
         limited = await _ask(server, ORIGIN, site="demo")

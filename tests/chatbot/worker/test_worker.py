@@ -8,7 +8,6 @@ import pytest
 from chatbot.conversation.events import ConversationId, Event
 from chatbot.errors import EngineBusy, ModelError, RequestRefused, StoreUnavailable
 from chatbot.record.tables import Site
-from chatbot.worker import reply as reply_module
 from tests.chatbot.conversation.steps import (
     VISITOR,
     ask,
@@ -169,10 +168,8 @@ async def test_a_busy_engine_is_asked_again(place: Place) -> None:
     assert _count(worker, "end") == 1
 
 
-async def test_who_waits_too_long_is_told_and_gets_people(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reply_module, "QUEUE_PATIENCE", 0.2)
+async def test_who_waits_too_long_is_told_and_gets_people(place: Place) -> None:
+    place = place.with_settings(queue_seconds=0.2)
     place.engine.refuse = [EngineBusy("full", retry_after=0.05)] * 1000
     cid = await begin(place.log)
     async with place.worker():
