@@ -38,6 +38,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 CHECK_SECONDS = 5.0  # between looks at a server that is well
+CHECKS = 2  # failing one after the other, before a server counts as away: it may be just slow
 AWAY_SECONDS = 1.0  # between looks at one that is away
 BACKOFF_SECONDS = 0.25  # before the second call for a reply; doubles
 AWAY_RETRY = 2.0  # what callers are told to wait while the server is away
@@ -154,6 +155,7 @@ class RemoteEngine:
     async def _keep(self) -> None:
         """Look at the server now and then; connect anew when it has been away, since another
         model may have come back."""
+        failed = 0
         while True:
             seconds = CHECK_SECONDS if self._server else AWAY_SECONDS
             with contextlib.suppress(TimeoutError):
@@ -161,7 +163,10 @@ class RemoteEngine:
             self._looked.clear()
             if self._server is None:
                 await self._connect()
-            elif not await self._client.alive(self._server.health):
+            elif await self._client.alive(self._server.health):
+                failed = 0
+            elif (failed := failed + 1) >= CHECKS:
+                failed = 0
                 self._lost("its health check fails")
 
     def _lost(self, reason: str) -> None:

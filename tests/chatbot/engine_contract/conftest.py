@@ -14,6 +14,7 @@ import torch
 from chatbot.engine.factory import create_engine
 from chatbot.engine.interface import Engine
 from chatbot.settings import Settings
+from tests.chatbot.engine.helpers import until
 from tests.chatbot.engine_contract.served import transformers_serve
 from tests.chatbot.engine_contract.talker import save_talker
 
@@ -56,8 +57,15 @@ def runtime(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def running(runtime: str, talker: Path, request: pytest.FixtureRequest) -> Running:
+def running(
+    runtime: str,
+    talker: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Running:
     """``running(**settings)``: a started engine of the runtime on the talker."""
+    # a server that shares two busy cores with the tests may be slow to say that it is well
+    monkeypatch.setattr("chatbot.engine.remote.engine.CHECK_SECONDS", 600.0)
     given: dict[str, Any] = {
         "engine": runtime,
         "base_model": str(talker),
@@ -82,6 +90,8 @@ def running(runtime: str, talker: Path, request: pytest.FixtureRequest) -> Runni
         engine = create_engine(Settings(**(given | changes)))
         try:
             await engine.start()
+            if runtime == "remote":  # a slow machine's server may need a second look
+                await until(lambda: engine.stats().healthy, 200)
             yield engine
         finally:
             await engine.close()

@@ -9,7 +9,7 @@ from chatbot.base_models import load_base
 from chatbot.engine.remote.engine import RemoteEngine
 from chatbot.prompt import encode_prompt
 from chatbot.settings import Settings
-from tests.chatbot.engine.helpers import collect, generate, request
+from tests.chatbot.engine.helpers import collect, generate, request, until
 
 QUESTION = "What is the capital of France? Say it with an emoji."
 
@@ -30,6 +30,7 @@ async def test_remote_says_what_the_model_says(
     engine = RemoteEngine(settings)
     try:
         await engine.start()
+        await until(lambda: engine.stats().healthy, 200)
         assert engine.max_context == 4096
         ids = encode_prompt([{"role": "user", "content": QUESTION}], engine.tokenizer, 500)
         chunks = await collect(engine, request(ids, max_tokens=16))
