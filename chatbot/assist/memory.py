@@ -3,8 +3,9 @@
 Two indexes. The large one holds the run's own training dialogues, redacted as they were trained
 on (``<data_dir>/runs/<run id>/train.jsonl``; a worker on a machine without that folder goes
 without). The small one holds the record: agents' own words, and replies that reviewers corrected
-or marked good; it is built anew now and then. Both are built in a thread, and nobody waits for
-them: until they are there, drafts come from the model alone.
+or marked good, but for those that hold personal data; it is built anew now and then. Both are
+built in a thread, and nobody waits for them: until they are there, drafts come from the model
+alone.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from chatbot.errors import FrontdeskError
 from chatbot.prompt import ChatMessage
 from chatbot.record.database import Database
 from chatbot.record.tables import Conversation, EventRow
+from chatbot.redaction import find
 from chatbot.review_data import reviewed_dialogues, site_prompts
 from chatbot.versions import Versions
 
@@ -116,7 +118,9 @@ class Memory:
             for name in self._written_by_agents()
             for example in self._agent_examples(name, prompt_of)
         )
-        return ReplyIndex(dict.fromkeys([*reviewed, *written]))
+        # a reply that holds somebody's data is for them alone
+        shareable = (example for example in [*reviewed, *written] if not find(example.reply))
+        return ReplyIndex(dict.fromkeys(shareable))
 
     def _written_by_agents(self) -> list[str]:
         wrote = select(EventRow.conversation_id).where(

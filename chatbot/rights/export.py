@@ -121,7 +121,21 @@ def _redactor(redacted: bool) -> Callable[[Any], Any]:
     return lambda text: redact(text)[0] if isinstance(text, str) else text
 
 
-TEXTS = ("text", "comment", "reason")  # fields of events that somebody wrote
+TEXTS = ("text", "comment", "reason", "tags")  # fields of events that somebody wrote
+
+
+def _cleaned(value: Any, clean: Callable[[Any], Any]) -> Any:
+    """An event's data with every text in it cleaned, also those of drafts further in."""
+    if isinstance(value, dict):
+        return {
+            name: _words(inner, clean) if name in TEXTS else _cleaned(inner, clean)
+            for name, inner in value.items()
+        }
+    return [_cleaned(inner, clean) for inner in value] if isinstance(value, list) else value
+
+
+def _words(value: Any, clean: Callable[[Any], Any]) -> Any:
+    return [clean(word) for word in value] if isinstance(value, list) else clean(value)
 
 
 def _jsonl(
@@ -137,10 +151,7 @@ def _jsonl(
         "score": row.score,
         "excluded": row.excluded,
         "exclusion_reason": clean(row.exclusion_reason),
-        "events": [
-            {k: clean(v) if k in TEXTS else v for k, v in event.to_wire().items()}
-            for event in events
-        ],
+        "events": [_cleaned(event.to_wire(), clean) for event in events],
         "reviews": [
             {
                 "offset": review.offset,

@@ -14,7 +14,7 @@ from chatbot.errors import Conflict, NotFound
 from chatbot.record.tables import Export
 from chatbot.rights import export, export_jobs
 from chatbot.rights.erasure import Eraser
-from chatbot.rights.export import COLUMNS, Format, Wanted, batches, header, lines
+from chatbot.rights.export import COLUMNS, Format, Wanted, _cleaned, batches, header, lines
 from chatbot.rights.keeper import Keeper
 from chatbot.rights.people import Person
 from chatbot.rights.rules import safe_cell
@@ -55,6 +55,21 @@ def test_other_cells_are_as_they_are(text: str) -> None:
 
 def test_numbers_and_nothing() -> None:
     assert [safe_cell(value) for value in (-3, 1.5, None, "")] == ["-3", "1.5", "", ""]
+
+
+def test_a_redacted_event_is_clean_to_its_last_draft() -> None:
+    mail = "ann@example.org"
+    event = {
+        "type": "message.created",
+        "text": mail,
+        "suggestion": {"draft": {"text": mail}},
+        "drafts": [{"text": mail, "origin": "v1"}],
+        "tags": [mail],
+        "at": 1,
+    }
+    cleaned = _cleaned(event, lambda text: text.replace(mail, "[EMAIL]"))
+    assert mail not in json.dumps(cleaned)
+    assert (cleaned["type"], cleaned["at"]) == ("message.created", 1)
 
 
 def test_jsonl_has_everything_of_a_conversation(services: Services) -> None:
