@@ -19,8 +19,9 @@ from chatbot.conversation.interface import Catchup
 from chatbot.conversation.transcript import conversation_messages
 from chatbot.engine.interface import GenerationRequest, SamplingParams
 from chatbot.errors import FrontdeskError
-from chatbot.prompt import ChatMessage, encode_prompt
+from chatbot.prompt import ChatMessage, encode_prompt, system_tokens
 from chatbot.services import Services
+from chatbot.worker.lessons import version_scope
 from chatbot.worker.tools import Tools
 
 log = structlog.get_logger()
@@ -125,7 +126,13 @@ class Drafting:
         budget = min(settings.reply_max_tokens, engine.max_context // 2)
         ids = encode_prompt(messages, engine.tokenizer, engine.max_context - budget)
         request = GenerationRequest(
-            f"assist-{self._id}", tuple(ids), SamplingParams(max_tokens=budget), adapter
+            f"assist-{self._id}",
+            tuple(ids),
+            SamplingParams(max_tokens=budget),
+            adapter,
+            shared_tokens=system_tokens(messages, engine.tokenizer),
+            owner=self._job.conversation_id,  # what the bot's replies left in the cache, too
+            draft_scopes=(version_scope(self._version),),
         )
         text, confidence = "", 0.0
         loop = asyncio.get_running_loop()

@@ -52,6 +52,8 @@ async def test_the_models_draft_grows_and_is_completed(place: Place) -> None:
     assert (whole.version, whole.upto, draft.confidence) == ("v-tuned", upto, 0.5)
     (request,) = place.engine.requests
     assert request.adapter == "v-tuned"
+    assert request.owner == CID  # served from what the bot's replies left in the cache
+    assert request.shared_tokens
     assert place.engine.prompts[0].rstrip().endswith("Assistant:")
     assert "Where is my parcel?" in place.engine.prompts[0]
     assert not [e for e in await place.log.read(CID) if e.type == "reply.completed"]
