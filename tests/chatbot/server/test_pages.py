@@ -5,12 +5,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from starlette.datastructures import Headers
 
 from chatbot.record.tables import Site
-from chatbot.server.middleware import request_ids
 from chatbot.server.pages import frame_ancestors, page_policy
 from chatbot.services import Services
+from chatbot.tracing import request_span
 from tests.chatbot.server.room import Running, running
 
 
@@ -144,9 +143,10 @@ async def test_request_ids(http: httpx.AsyncClient, capsys: pytest.CaptureFixtur
 
 def test_malformed_trace_headers_are_replaced() -> None:
     for bad in ("", "00-xyz-b7ad6b7169203331-01", "00-" + "0" * 31 + "-b7ad6b7169203331-01"):
-        ids = request_ids(Headers({"traceparent": bad}))
-        assert len(ids["trace_id"]) == 32
-        assert bad[:10] not in ids["trace_id"] or not bad
+        with request_span("request", bad) as trace_id:
+            assert len(trace_id) == 32
+            assert trace_id.strip("0")
+            assert bad[:10] not in trace_id or not bad
 
 
 async def test_an_unexpected_exception_is_a_500_without_text(
