@@ -26,6 +26,7 @@ from tests.chatbot.conversation.steps import (
 
 HERE = "chatbot/conversation/test_outcomes.py"
 RESTORE = "chatbot/conversation/test_restore.py"
+UPKEEP = "chatbot/conversation/test_upkeep.py"
 ROWS = {  # what happens -> (file, test)
     "new visitor message": (HERE, "test_a_new_message_waits_for_its_own_reply"),
     "`reply.stop`": (HERE, "test_stop_ends_the_reply_with_the_text_so_far"),
@@ -36,6 +37,7 @@ ROWS = {  # what happens -> (file, test)
     "client disconnects": (HERE, "test_a_reader_that_goes_changes_nothing"),
     "version promoted": (HERE, "test_the_version_that_began_a_reply_ends_it"),
     "worker dies": (HERE, "test_a_silent_worker_is_replaced_and_the_text_goes_on"),
+    "the person is erased": (UPKEEP, "test_a_reply_that_is_being_written_is_lost"),
     "worker is stopped beyond its lease and goes on": (
         HERE,
         "test_a_worker_that_slept_may_not_write",
