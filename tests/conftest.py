@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "frontdesk-tests"
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say what may run side by side (``pytest -n 2 --dist loadgroup``): the tests that share the
     store and the database keep to one process, each other module to any one. The longest come
