@@ -17,6 +17,7 @@ from chatbot.assist.memory import Memory
 from chatbot.assist.retrieval import Match, situation_of
 from chatbot.conversation.interface import Catchup
 from chatbot.conversation.transcript import conversation_messages
+from chatbot.crew import end_tasks
 from chatbot.engine.interface import GenerationRequest, SamplingParams
 from chatbot.errors import FrontdeskError
 from chatbot.prompt import ChatMessage, encode_prompt, system_tokens
@@ -61,10 +62,7 @@ class Assistant:
                     running.add(task)
                     task.add_done_callback(running.discard)
         finally:
-            for task in running:
-                task.cancel()
-            if running:
-                await asyncio.wait(running)
+            await end_tasks(running)
             await self._memory.close()
 
     async def _take(self) -> AssistJob | None:
