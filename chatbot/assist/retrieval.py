@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from chatbot.prompt import ChatMessage
 
 _WORD = re.compile(r"\w+|[?!]")
-# how much a field counts in the likeness of two situations; found on bench/assist.py
+# how much a field counts in the likeness of two situations; a first choice, not tuned
 WEIGHTS = {"user": 1.0, "agent": 1.0, "tool": 0.8, "system": 0.5}
 PAIRED = frozenset({"user", "agent"})  # fields in which the order of words counts
 NEIGHBOURS = 60  # situations that vote
