@@ -1,7 +1,8 @@
 /** Canned replies: a list that opens after a slash, and a dialog to keep them. */
 import { $, make } from './desk-dom.js';
 
-const BLANK = /\{\{\s*([^{}]*?)\s*\}\}/gu;
+// a name alone: what visitors and programs write between braces is no blank
+const BLANK = /\{\{\s*([\p{L}\d_ -]{0,40}?)\s*\}\}/gu;
 
 /** `text` with the variables that have a value filled in; the others stay, to be filled by hand. */
 export function fillIn(text, values) {
