@@ -41,7 +41,7 @@ def create_app(
     app = FastAPI(title="Frontdesk", version=__version__, lifespan=lifespan)
     app.state.services = services
     app.state.room = room
-    install_error_handlers(app)
+    install_error_handlers(app, room.metrics.limited)
     for router in (
         health.router,
         metrics.router,

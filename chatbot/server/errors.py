@@ -3,6 +3,7 @@
 An unexpected exception is logged and answered with 500 and no text of its own.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -21,9 +22,16 @@ SHOWN = ("run_id", "reasons", "hold_id")
 HTTP_CODES = {413: "too_large", 404: "not_found", 405: "method_not_allowed"}
 
 
-def install_error_handlers(app: FastAPI) -> None:
-    """Give every route of ``app`` the one form of errors."""
-    app.add_exception_handler(FrontdeskError, _known)
+def install_error_handlers(app: FastAPI, limited: Callable[[str | None], None]) -> None:
+    """Give every route of ``app`` the one form of errors. ``limited(name)`` counts what was refused
+    because of a limit; the name is None for every other error."""
+
+    async def known(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, FrontdeskError)  # what it is installed for
+        limited(limit_of(error))
+        return _known(request, error)
+
+    app.add_exception_handler(FrontdeskError, known)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _unexpected)
@@ -38,9 +46,7 @@ def error_body(error: FrontdeskError) -> dict[str, Any]:
     return {"error": body}
 
 
-async def _known(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, FrontdeskError)  # what it is installed for
-    request.app.state.room.metrics.limited(limit_of(error))
+def _known(request: Request, error: FrontdeskError) -> JSONResponse:
     headers = {}
     if isinstance(error, Overloaded):
         headers["Retry-After"] = str(max(1, round(error.retry_after)))

@@ -15,7 +15,7 @@ class Body(BaseModel):
 
 def _client(problem: Exception) -> httpx.AsyncClient:
     app = FastAPI()
-    install_error_handlers(app)
+    install_error_handlers(app, lambda name: None)
 
     @app.get("/fail")
     def fail() -> None:
