@@ -183,7 +183,7 @@ class _Judge:
             total = nats[done : done + count].sum().item()
             self._loss.add(kinds.get(span.message, ""), total, count)
             done += count
-        return output.past_key_values
+        return output.cache
 
     def write(self, everything: bool = False) -> None:
         while len(self._waiting) >= (1 if everything else REPLIES_AT_ONCE):

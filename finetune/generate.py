@@ -87,7 +87,7 @@ def _decode(
         mask = torch.cat([mask, mask.new_ones((len(rows), 1))], dim=1)
         output = model(
             input_ids=tokens,
-            past_key_values=cache,
+            cache=cache,
             attention_mask=mask,
             position_ids=mask.sum(dim=1, keepdim=True) - 1,
             use_cache=True,
@@ -122,8 +122,8 @@ def _decode_alone(model: Any, ids: list[int], ends: frozenset[int], max_tokens: 
     cache, step = None, ids
     while len(written) < max_tokens and not (written and written[-1] in ends):
         inputs = torch.tensor([step], device=model.device)
-        output = model(input_ids=inputs, past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
+        output = model(input_ids=inputs, cache=cache, use_cache=True)
+        cache = output.cache
         step = [int(output.logits[0, -1].argmax())]
         written += step
     return written

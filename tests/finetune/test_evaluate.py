@@ -90,7 +90,7 @@ def test_a_cache_that_cannot_be_cut_gives_the_same_replies(pair: tuple[Any, Any]
     tokenizer, model = pair
     prompts = [encode_prompt(list(d.messages[:3]), tokenizer, 10**6) for d in dialogues(3)]
     with torch.inference_mode():
-        cut = [take_prompt(model(torch.tensor([ids])).past_key_values, ids) for ids in prompts]
+        cut = [take_prompt(model(torch.tensor([ids])).cache, ids) for ids in prompts]
         assert all(prompt.layers for prompt in cut)
         together = write_replies(model, tokenizer, cut, 20)
         alone = write_replies(model, tokenizer, [Prompt(ids, None) for ids in prompts], 20)

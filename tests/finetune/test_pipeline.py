@@ -61,6 +61,7 @@ def test_a_run_becomes_a_registered_version(setup: Setup, database: Database) ->
     assert sorted(manifest.files) == [
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
+        "replies.json",
         "report.html",
         "report.json",
     ]
