@@ -27,10 +27,9 @@ export class Assist {
   }
 
   show() {
-    const drafts = this.#drafts;
-    const asking = this.session.asking;
+    const { asking } = this.session;
+    const drafts = asking ? this.#drafts : [];
     $('assist').hidden = !asking;
-    if (!asking) return;
     const state = this.#set?.complete ? (drafts.length ? 'Drafts' : 'No draft left') : 'Drafting…';
     setText($('assist-state'), state);
     const focused = document.activeElement?.closest?.('[data-draft]')?.dataset.draft;

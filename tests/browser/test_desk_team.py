@@ -152,6 +152,8 @@ async def test_axe_finds_nothing(stage: Stage, scheme: str) -> None:
     assert await violations(page) == []
     for key in ("?", "m", "t", "x"):
         await page.keyboard.press("Escape")
+        await expect(page.locator("dialog[open]")).to_have_count(0)
+        await expect(desk.text).not_to_be_focused()
         await page.keyboard.press(key)
         await expect(page.locator("dialog[open]")).to_have_count(1)
         assert await violations(page) == []

@@ -3,7 +3,7 @@
 from playwright.async_api import Page, Request, expect
 
 from tests.browser.payloads import PAYLOADS
-from tests.browser.stage import Chat, Desk, Stage
+from tests.browser.stage import Chat, Desk, Stage, loaded
 
 TAGS = {"P", "STRONG", "EM", "CODE", "PRE", "UL", "OL", "LI", "A"}
 INSPECT = """(root) => {
@@ -44,6 +44,7 @@ async def test_no_text_becomes_anything_but_text(stage: Stage) -> None:
     chat = await stage.chat()
     sent = watch(chat.page)
     replies = chat.frame.locator("#replies button")
+    await expect(replies).to_have_count(8)
     assert await replies.all_text_contents() == _short(8)
     facts = {f"{name}{number}"[:64]: value for number, (name, value) in enumerate(_facts())}
     await chat.page.evaluate("(facts) => frontdesk.setCustomAttributes(facts)", facts)
@@ -141,7 +142,7 @@ async def test_attributes_of_the_tag_are_text(stage: Stage) -> None:
     page = await context.new_page()
     sent = watch(page)
     await page.goto(stage.website.url)
-    await page.wait_for_function("window.frontdesk?.hasLoaded")
+    await loaded(page)
     await page.evaluate("frontdesk.toggle('open')")
     frame = page.frame_locator("iframe")
     await expect(frame.get_by_label("Your message")).to_be_visible()
