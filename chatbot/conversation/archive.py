@@ -164,7 +164,10 @@ class Archive:
         return (days or self._log_days) * DAY
 
     def load(self, conversation_id: ConversationId) -> tuple[Conversation, list[Event]] | None:
-        """A conversation and its events in order, offsets contiguous from 1."""
+        """A conversation and its events in order, offsets contiguous from 1; None when the record
+        does not know it, which it says at once, also while somebody else writes."""
+        if self.recorded(conversation_id) is None:
+            return None
         wanted = (
             select(EventRow)
             .where(EventRow.conversation_id == conversation_id)

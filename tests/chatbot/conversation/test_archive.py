@@ -1,6 +1,7 @@
 """The record's copy: exactly once, whatever crashes; searched; read back."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -60,6 +61,15 @@ def test_storing_again_changes_nothing(archive: Archive, database: Database) -> 
     assert archive.recorded(ConversationId("c1")) == 3
     assert archive.recorded(ConversationId("c2")) is None
     assert archive.load(ConversationId("c2")) is None
+
+
+def test_a_conversation_that_is_not_recorded_waits_for_no_writer(
+    archive: Archive, database: Database
+) -> None:
+    """Every new chat asks for one: it must not begin only when a long write has ended."""
+    archive.load(ConversationId("warm"))  # the connection is there
+    with ThreadPoolExecutor() as pool, database.exclusive_session("somebody who writes long"):
+        assert pool.submit(archive.load, ConversationId("new")).result(timeout=10) is None
 
 
 def test_what_is_stored_comes_back_as_it_was(archive: Archive) -> None:
