@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo test check format bench serving soak fuzz clean acceptance
+.PHONY: help setup demo test check format bench serving soak fuzz clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,13 +24,8 @@ check: .make/dev  ## lint, format, types, import arrows
 	$(BIN)/mypy
 	$(BIN)/pytest -q -p no:cacheprovider tests/test_arrows.py
 
-# Two processes wait for the clock and for each other, and a slow machine may let a deadline pass:
-# a test that fails is tried twice more, and the output says so.
 test: .make/dev .make/browser  ## the tests, in less than 15 minutes on two cores
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --reruns 2 -m 'not browser and not loop'
-
-acceptance: .make/dev .make/browser  ## the whole product: Chromium, real processes, faults (slow)
-	$(BIN)/pytest -m 'browser or loop'
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 format: .make/dev  ## mend what lint and format can mend
 	$(BIN)/ruff check --fix .
