@@ -183,6 +183,16 @@ class Place:
         if name.startswith("server-"):
             await self._server_ready(self.ports[int(name.rpartition("-")[2]) - 1], name)
 
+    async def replace(self, name: str) -> None:
+        """SIGTERM a process, wait for its end, start it again and wait until it works: a step of
+        a rolling restart."""
+        process = self.processes[name]
+        await asyncio.to_thread(process.stop)
+        before = process.log.stat().st_size
+        await self.restart(name)
+        if name.startswith("worker-"):
+            await self._said(process, "worker.ready", before)
+
     async def ready(self) -> None:
         """Wait until every server is ready and every worker takes jobs."""
         for number, port in enumerate(self.ports, 1):
@@ -204,9 +214,10 @@ class Place:
                     pass
                 await asyncio.sleep(0.05)
 
-    async def _said(self, process: Process, what: str) -> None:
+    async def _said(self, process: Process, what: str, since: int = 0) -> None:
+        """Wait for a word in a process's log, from byte ``since`` on."""
         async with asyncio.timeout(START_SECONDS):
-            while what not in process.log.read_text():
+            while what.encode() not in process.log.read_bytes()[since:]:
                 self._must_run(process.name)
                 await asyncio.sleep(0.05)
 

@@ -18,6 +18,7 @@ RUNS: list[tuple[str, StoreKind]] = [
     ("cut-sockets", "valkey"),
     ("at-once", "cluster"),
     ("kills", "cluster"),
+    ("rolling-restart", "valkey"),
     ("stopped-worker", "valkey"),
     ("store-kills-everysec", "cluster"),
     ("store-kills-always", "redis"),
@@ -46,3 +47,5 @@ async def test_nothing_is_lost_doubled_or_torn(
     assert outcome.faults.total() > 0
     assert outcome.found.acknowledged == outcome.found.messages > 0
     assert outcome.clean, outcome.as_dict()
+    for name, seconds in outcome.more.get("delay_s", {}).items():
+        assert seconds < outcome.more["delay_limit_s"], f"{name} kept a visitor waiting"

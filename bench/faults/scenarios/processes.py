@@ -23,6 +23,31 @@ async def kills(setting: Setting) -> Outcome:
     return running.outcome
 
 
+async def rolling_restart(setting: Setting) -> Outcome:
+    """Every server and worker is told to end (SIGTERM) and started again, one after the other,
+    under load, as an update does it: how long does a visitor wait for the next word?"""
+    async with opened(setting, visitors=6, seconds=0.1, words=20) as running:
+        names = [name for name in running.place.processes if name != "archiver"]
+        gaps: dict[str, float] = {}
+
+        async def one_round(number: int) -> None:
+            await running.pause(0.5, 1.0)
+            name = names[number % len(names)]
+            for visitor in running.visitors:
+                visitor.longest_gap = 0.0
+            running.outcome.faults[f"restarted {name.partition('-')[0]}"] += 1
+            await running.place.replace(name)
+            await running.pause(1.0, 1.5)
+            longest = max(visitor.longest_gap for visitor in running.visitors)
+            gaps[name] = max(gaps.get(name, 0.0), longest)
+
+        async with running.talking():
+            await running.rounds(setting.times(len(names)), one_round)
+        running.outcome.more["delay_s"] = {name: round(gap, 2) for name, gap in gaps.items()}
+        running.outcome.more["delay_limit_s"] = 2.0
+    return running.outcome
+
+
 async def store_kills(setting: Setting) -> Outcome:
     """SIGKILL of the store under load, with its default, ``appendfsync everysec``."""
     return await _store_kills(setting, "everysec")

@@ -26,6 +26,7 @@ SCENARIOS: dict[str, Scenario] = {
     "at-once": Scenario(sockets.at_once, ANY, times=10),
     "kills": Scenario(processes.kills, ANY, times=4),
     "take-over": Scenario(processes.take_over, ANY, times=3),
+    "rolling-restart": Scenario(processes.rolling_restart, ANY, times=3),
     "stopped-worker": Scenario(processes.stopped_worker, ANY, times=3),
     "store-kills-everysec": Scenario(processes.store_kills, ANY, times=8),
     "store-kills-always": Scenario(processes.store_kills_always, SINGLE, times=8),
