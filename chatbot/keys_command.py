@@ -1,4 +1,4 @@
-"""``frontdesk keys``: keys of the OpenAI-compatible API, without a running server."""
+"""``frontdesk keys``: keys of the OpenAI-compatible API and of calls, without a running server."""
 
 import getpass
 from collections.abc import Iterator
@@ -9,15 +9,16 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from chatbot.record.database import Database
 from chatbot.server.api_keys import create_key, list_keys, revoke_key
 from chatbot.settings import load_settings
 
-keys = typer.Typer(help="Keys of the OpenAI-compatible API.", no_args_is_help=True)
+keys = typer.Typer(help="Keys of the OpenAI-compatible API and of calls.", no_args_is_help=True)
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where everything is kept.")]
 Name = Annotated[str, typer.Argument(help="What the key is for.")]
+Site = Annotated[str, typer.Option("--site", help="The site whose calls it may assist.")]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -37,10 +38,10 @@ def _record(data_dir: Path | None) -> Iterator[Database]:
 
 
 @keys.command()
-def create(name: Name, data_dir: DataDir = None) -> None:
+def create(name: Name, site: Site = "", data_dir: DataDir = None) -> None:
     """Make a key. It is printed alone on standard output, and cannot be shown again."""
     with _record(data_dir) as database:
-        row, key = create_key(database, getpass.getuser(), name[:64])
+        row, key = create_key(database, getpass.getuser(), name[:64], site)
     Console(stderr=True).print(f"{row.id} for {row.name}. Keep it: it is not shown again.")
     print(key)
 
@@ -48,11 +49,13 @@ def create(name: Name, data_dir: DataDir = None) -> None:
 @keys.command("list")
 def list_(data_dir: DataDir = None) -> None:
     """Every key, also those that are revoked."""
-    table = Table("id", "name", "begins with", "made", "by", "revoked")
+    table = Table(
+        Column("id", no_wrap=True), "name", "site", "begins with", "made", "by", "revoked"
+    )
     with _record(data_dir) as database:
         for row in list_keys(database):
             made, revoked = _day(row.created_at), _day(row.revoked_at)
-            table.add_row(row.id, row.name, row.hint, made, row.created_by, revoked)
+            table.add_row(row.id, row.name, row.site, row.hint, made, row.created_by, revoked)
     Console().print(table)
 
 

@@ -17,7 +17,9 @@ ReplyEnd = Literal["end", "length", "stopped", "handoff"]
 
 EventType = Literal[
     # {role: visitor|agent, text, client_message_id, author}; an agent's that began as a draft also
-    # has ``suggestion``: {suggestions_id, upto, version, draft (with its text)}
+    # has ``suggestion``: {suggestions_id, upto, version, draft (with its text)}. What was spoken in
+    # a call has ``spoken_at`` (Unix ms), and perhaps ``late``: its place is before the event at that
+    # offset, and it neither asks nor answers (lua/utterance.lua)
     "message.created",
     # {reply_id, text, finish_reason: ReplyEnd, version, upto, usage, confidence, seconds};
     # ``upto``: the reply answers the log up to this offset (later messages were not yet read)
@@ -34,9 +36,24 @@ EventType = Literal[
     "suggestions.shown",
     # {suggestions_id, upto, version, draft, actor}; staff only
     "suggestion.rejected",
+    # an agent took a draft for what they say elsewhere, e.g. on the phone: {suggestions_id, upto,
+    # version, draft, text (as they changed it), actor}; staff only
+    "suggestion.accepted",
+    # a conversation that lives elsewhere: {channel: call|chatwoot, external: {..}, language,
+    # attributes, actor}; staff only, the first event
+    "channel.opened",
+    # a reply went to where the conversation lives: {upto (its offset), outcome}; staff only
+    "reply.forwarded",
 ]
 # What staff add beside the talk. It neither answers nor asks anything.
-StaffEvent = Literal["tags.changed", "suggestions.shown", "suggestion.rejected"]
+StaffEvent = Literal[
+    "tags.changed",
+    "suggestions.shown",
+    "suggestion.rejected",
+    "suggestion.accepted",
+    "channel.opened",
+    "reply.forwarded",
+]
 STAFF_ONLY: frozenset[str] = frozenset({"note.created", "visitor.described", *get_args(StaffEvent)})
 
 
@@ -86,6 +103,16 @@ class LiveReply:
     reply_id: ReplyId
     version: str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """What a recogniser believes so far of one utterance. ``at``: when it was said, Unix ms."""
+
+    id: str
+    speaker: Literal["visitor", "agent"]
+    text: str
+    at: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from chatbot.conversation.events import (
     Head,
     Lease,
     LiveReply,
+    Partial,
     ReplyEnd,
     ReplyId,
     StaffEvent,
@@ -22,6 +23,7 @@ from chatbot.conversation.events import (
 )
 
 CLOSED_KEPT_SECONDS = 30 * 86400
+PartialOutcome = Literal["kept", "stale", "final"]  # final: the utterance is in the log already
 DeltaOutcome = Literal["written", "lost"]  # lost: stopped, handed over, or the lease is another's
 
 
@@ -147,6 +149,48 @@ class ConversationLog(Protocol):
 
     async def stop_reply(self, conversation_id: ConversationId, reply_id: ReplyId) -> bool:
         """End the reply as ``stopped`` with the text so far; False when it is not running."""
+        ...
+
+    # -- what is spoken in a call
+    async def append_utterance(
+        self,
+        conversation_id: ConversationId,
+        *,
+        speaker: Literal["visitor", "agent"],
+        text: str,
+        utterance_id: str,
+        spoken_at: int,
+    ) -> Accepted:
+        """Append what was said, once per ``utterance_id``, whoever said it; its partial is gone. It
+        is the agent's who holds the call. Out of order: what a customer said before the agent's
+        last words, or the agent before the open question, has its place there (``late``) and
+        neither asks nor answers.
+
+        Raises:
+            NotFound: no such conversation.
+            Conflict: nobody holds the call: it is over.
+        """
+        ...
+
+    async def put_partial(
+        self,
+        conversation_id: ConversationId,
+        partial: Partial,
+        *,
+        keep_seconds: float,
+        most: int,
+    ) -> PartialOutcome:
+        """Show what is being said, in place of an earlier partial of the same id, and forget it
+        after ``keep_seconds``. ``stale``: the one that is shown was said later.
+
+        Raises:
+            NotFound, Conflict: as above.
+            RequestRefused: ``most`` are open.
+        """
+        ...
+
+    async def partials(self, conversation_id: ConversationId, keep_seconds: float) -> list[Partial]:
+        """What is being said now, in the order of its time."""
         ...
 
     # -- the worker's side

@@ -23,6 +23,7 @@ HEAD = "fd:{{{lane:02d}}}:head:{cid}"
 LIVE = "fd:{{{lane:02d}}}:live:{cid}"
 IDS = "fd:{{{lane:02d}}}:ids:{cid}"
 GONE = "fd:{{{lane:02d}}}:gone:{cid}"
+TALK = "fd:{{{lane:02d}}}:talk:{cid}"  # what is being said in a call and is not final yet
 HEADS = "fd:{*}:head:*"  # pattern of every HEAD
 JOBS = "fd:{{{lane:02d}}}:jobs"
 OPEN = "fd:{{{lane:02d}}}:open"
@@ -61,6 +62,7 @@ class Keys:
     dirty: str
     notify: str
     gone: str
+    talk: str
 
     def as_list(self) -> list[str]:
         return [
@@ -73,13 +75,14 @@ class Keys:
             self.dirty,
             self.notify,
             self.gone,
+            self.talk,
         ]
 
 
 def keys_of(conversation_id: ConversationId) -> Keys:
     """All keys of one conversation. Raises InputError as :func:`lane_of`."""
     lane = lane_of(conversation_id)
-    names = (HEAD, LOG, LIVE, IDS, JOBS, OPEN, DIRTY, NOTIFY, GONE)
+    names = (HEAD, LOG, LIVE, IDS, JOBS, OPEN, DIRTY, NOTIFY, GONE, TALK)
     return Keys(*(name.format(lane=lane, cid=conversation_id) for name in names))
 
 

@@ -29,6 +29,7 @@ from chatbot.conversation.events import (
 from chatbot.conversation.interface import CLOSED_KEPT_SECONDS, Catchup, DeltaOutcome
 from chatbot.conversation.jobs import Job, JobStreams
 from chatbot.conversation.restore import Restorer
+from chatbot.conversation.speech import Speech
 from chatbot.conversation.store import Scripts, as_text, call_store
 from chatbot.conversation.upkeep import Upkeep
 from chatbot.errors import Conflict, InputError, NotFound, StoreUnavailable
@@ -37,7 +38,7 @@ OPEN_DAYS = 30  # open conversations come back to the desk's list when not older
 TRIES = 8  # of a step that another process may get in the way of
 
 
-class RedisLog(Upkeep):
+class RedisLog(Upkeep, Speech):
     """:class:`chatbot.conversation.interface.ConversationLog` on Redis 7 or later, or Valkey.
 
     Args:

@@ -88,6 +88,8 @@ def turn_after(events: Iterable[Event]) -> Turn:
     agent = ""
     asked = answered = 0
     for event in events:
+        if event.type == "message.created" and "late" in event.data:
+            continue  # it was said before what is already here: it asks and answers nothing
         if event.type == "message.created" and event.data["role"] == "visitor":
             asked = event.offset
         elif event.type == "message.created":

@@ -22,6 +22,7 @@ def conversation_messages(events: Iterable[Event], system_prompt: str) -> list[C
 
     A reply stands where it was asked for, after the messages it had read (``upto``), also when the
     visitor wrote on while it was being written: so the last message is what is to be answered.
+    What was said in a call and came late stands where it was said.
     """
     events = list(events)
     for event in events:
@@ -57,4 +58,6 @@ def _message(event: Event) -> ChatMessage | None:
 def _place(event: Event) -> tuple[int, int]:
     if event.type == "reply.completed":
         return int(event.data.get("upto", event.offset)), 1
+    if "late" in event.data:
+        return int(event.data["late"]), -1
     return event.offset, 0

@@ -173,14 +173,16 @@ class Staff(Base):
 
 
 class ApiKey(Base):
-    """A key of the OpenAI-compatible API. ``digest`` is the SHA-256 of the key, in hex; ``hint``
-    is how the key begins, for people to tell keys apart."""
+    """A key of the OpenAI-compatible API, and with a ``site`` of that site's calls. ``digest`` is
+    the SHA-256 of the key, in hex; ``hint`` is how the key begins, for people to tell keys
+    apart."""
 
     __tablename__ = "api_keys"
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     name: Mapped[str] = mapped_column(String(64))
     digest: Mapped[str] = mapped_column(String(64), unique=True)
     hint: Mapped[str] = mapped_column(String(16))
+    site: Mapped[str] = mapped_column(String(64), default="", server_default="")  # "": none
     created_by: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[int] = mapped_column(BigInteger)
     revoked_at: Mapped[int | None] = mapped_column(BigInteger)

@@ -5,7 +5,7 @@
 -- send as JSON are put together as text.
 local HEAD, LOG, LIVE, IDS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local JOBS, OPEN, DIRTY, NOTIFY = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local GONE = KEYS[9]
+local GONE, TALK = KEYS[9], KEYS[10]
 local PUBLISH = ARGV[1] -- PUBLISH, or SPUBLISH on a cluster
 local GROUP, CONSUMER = 'workers', 'worker'
 -- Seconds until keys go that hold nothing unrecorded (docs/decisions/0004-conversation-log.md)
@@ -246,6 +246,9 @@ local function change_status(status, reason, actor, agent)
     .. ',"agent":' .. quote(agent) .. '}')
   set('status', status)
   set('agent', agent)
+  if status == 'closed' then
+    redis.call('DEL', TALK)
+  end
 end
 
 -- The reply failed: people take over. A playground has no people behind it.

@@ -1,4 +1,4 @@
-"""Keys of the OpenAI-compatible API."""
+"""Keys of the OpenAI-compatible API and of calls."""
 
 from typing import Annotated
 
@@ -13,12 +13,14 @@ router = APIRouter(prefix="/keys", tags=["keys"])
 
 class KeyBody(Body):
     name: str = Field(min_length=1, max_length=64, description="What the key is for.")
+    site: str = Field("", max_length=64, description="Whose calls it may assist; empty: none.")
 
 
 class KeyAnswer(Answer):
     id: str
     name: str
     hint: str
+    site: str
     created_by: str
     created_at: int
     revoked_at: int | None
@@ -40,7 +42,7 @@ def everything(_: Admin, stores: Stores) -> KeyList:
 @router.post("", status_code=status.HTTP_201_CREATED)
 def create(user: Admin, stores: Stores, body: KeyBody) -> NewKey:
     """``key`` is shown this once."""
-    row, key = create_key(stores.database, user.username, body.name)
+    row, key = create_key(stores.database, user.username, body.name, body.site)
     return NewKey(**KeyAnswer.model_validate(row).model_dump(), key=key)
 
 

@@ -17,6 +17,7 @@ from chatbot.conversation.events import (
     Head,
     Lease,
     LiveReply,
+    Partial,
     ReplyEnd,
     ReplyId,
     StaffEvent,
@@ -25,6 +26,7 @@ from chatbot.conversation.events import (
 )
 from chatbot.conversation.interface import Catchup, DeltaOutcome
 from chatbot.errors import Conflict, InputError, NotFound
+from tests.chatbot.conversation.memory_speech import MemorySpeech
 
 
 @dataclass
@@ -51,9 +53,13 @@ class _Conversation:
     answered: int = 0
     ended: tuple[str, int] | None = None
     trace: str = ""
+    talk: dict[str, tuple[float, Partial]] = field(default_factory=dict)
+    said: int = 0
+    said_at: int = 0
+    asked_at: int = 0
 
 
-class MemoryLog:
+class MemoryLog(MemorySpeech):
     """:class:`chatbot.conversation.interface.ConversationLog` without a store."""
 
     def __init__(self, lease_seconds: float, max_attempts: int) -> None:
@@ -98,6 +104,8 @@ class MemoryLog:
         data = {"status": status, "previous": c.head.status, "reason": reason, "actor": actor}
         self._append(c, "status.changed", {**data, "agent": agent})
         c.head = replace(c.head, status=status, agent=agent)
+        if status == "closed":
+            c.talk.clear()
 
     def _completed(self, c: _Conversation, r: _Reply, finish: str, **rest: Any) -> None:
         data = {"reply_id": r.id, "text": r.text, "finish_reason": finish, "version": r.version}

@@ -8,10 +8,11 @@ from sqlalchemy import select
 from typer.testing import CliRunner
 
 from chatbot.cli import build
-from chatbot.errors import NotFound
+from chatbot.errors import InputError, NotFound
 from chatbot.record.database import Database, sqlite_url
 from chatbot.record.tables import ApiKey, Audit
 from chatbot.server.api_keys import create_key, find_key, list_keys, revoke_key
+from chatbot.server.sites import ensure_demo_site
 from tests.chatbot.server.room import Running
 
 
@@ -49,6 +50,16 @@ def test_a_revoked_key_is_out_and_stays_on_the_list(database: Database) -> None:
     ]
     with pytest.raises(NotFound):
         revoke_key(database, "ben", "key-none")
+
+
+def test_a_key_may_be_for_the_calls_of_one_site(database: Database) -> None:
+    ensure_demo_site(database)
+    row, key = create_key(database, "ada", "telephony", "demo")
+    found = find_key(database, key)
+    assert found is not None
+    assert (found.id, found.site) == (row.id, "demo")
+    with pytest.raises(InputError, match="no site 'shop'"):
+        create_key(database, "ada", "telephony", "shop")
 
 
 async def test_administrators_make_and_revoke_keys(server: Running, anna: str) -> None:
