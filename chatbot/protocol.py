@@ -288,7 +288,7 @@ _VISITOR: TypeAdapter[VisitorFrame] = TypeAdapter(VisitorFrame)
 _DESK: TypeAdapter[DeskFrame] = TypeAdapter(DeskFrame)
 
 
-def _what_is_wrong(error: ValidationError) -> str:
+def frame_problem(error: ValidationError) -> str:
     """The first problem of a frame, without anything that the frame holds: it may be somebody's
     words, of any length, and this text is sent and logged."""
     first = error.errors(include_url=False, include_input=False)[0]
@@ -307,7 +307,7 @@ def _parse(adapter: TypeAdapter[Any], text: str, state: SocketState) -> Any:
     try:
         frame = adapter.validate_json(text)
     except ValidationError as error:
-        raise ProtocolViolation(_what_is_wrong(error)) from None
+        raise ProtocolViolation(frame_problem(error)) from None
     is_hello = frame.type == "hello"
     if state is SocketState.AWAITING_HELLO and not is_hello:
         raise ProtocolViolation(f"expected hello as the first frame, got {frame.type}")
@@ -484,8 +484,9 @@ def presence(agents: list[dict[str, Any]]) -> dict[str, Any]:
 
 def suggestions(conversation_id: str, drafts: dict[str, Any]) -> dict[str, Any]:
     """Drafts for the open question of a watched conversation: ``{suggestions_id, upto, version,
-    drafts: [{id, text, source, confidence, origin, agreed}], complete}``. Each frame replaces the
-    one before; drafts grow until ``complete``."""
+    drafts: [{id, text, source, confidence, origin, agreed}], complete, hints}``. Each frame
+    replaces the one before; drafts grow until ``complete``. ``hints``: what past agents did next in
+    the closest moments, ``[{kind: look_up|ask|then, text, share, origin}]``."""
     return {"type": "suggestions", "conversation_id": conversation_id, **drafts}
 
 

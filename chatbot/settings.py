@@ -123,6 +123,23 @@ class Settings(BaseSettings):
     slow_reader_seconds: float = Field(
         10.0, gt=0, description="A websocket that takes no frame for so long is dropped."
     )
+    # -- calls
+    call_sessions_per_minute: int = Field(
+        300, ge=1, description="Calls of one site that may begin in a minute."
+    )
+    call_fragments_per_minute: int = Field(
+        3000, ge=1, description="Transcript fragments of one call in a minute, partials included."
+    )
+    call_fragments_per_request: int = Field(
+        200, ge=1, description="Transcript fragments in one request or frame."
+    )
+    call_open_partials: int = Field(
+        16, ge=1, description="Utterances of one call that may wait for their finals."
+    )
+    call_partial_seconds: float = Field(
+        60.0, gt=0, description="A partial whose final does not come is forgotten after so long."
+    )
+    panel_token_minutes: float = Field(60.0, gt=0, description="Life of a panel's token.")
     # -- worker and engine
     base_model: str = Field(
         "smollm2-135m",

@@ -46,7 +46,7 @@ def preference_pairs(
 
 def _with_drafts(database: Database) -> list[str]:
     shown = select(EventRow.conversation_id).where(
-        EventRow.type.in_(("suggestions.shown", "suggestion.rejected"))
+        EventRow.type.in_(("suggestions.shown", "suggestion.rejected", "suggestion.accepted"))
     )
     sent = select(EventRow.conversation_id).where(
         EventRow.type == "message.created",
@@ -62,11 +62,15 @@ def _with_drafts(database: Database) -> list[str]:
 
 
 def _preferred(events: list[Event]) -> Iterator[tuple[str, dict[str, Any], str, Event]]:
-    """(what was sent, the draft that it was preferred to, how, the agent's message)."""
+    """(what was sent, the draft that it was preferred to, how, the agent's answer). In a call, what
+    the agent took from a draft is the answer; what was then spoken says it again."""
+    taken = {event.data["upto"] for event in events if event.type == "suggestion.accepted"}
     for answer in events:
-        if answer.type != "message.created" or answer.data["role"] != "agent":
+        if not _is_answer(answer):
             continue
         upto = _question(events, answer)
+        if answer.type == "message.created" and upto in taken:
+            continue
         text = str(answer.data["text"])
         seen = {text.strip()}
         for kind, draft in _beaten(events, answer, upto):
@@ -75,8 +79,15 @@ def _preferred(events: list[Event]) -> Iterator[tuple[str, dict[str, Any], str, 
                 yield text, draft, kind, answer
 
 
+def _is_answer(event: Event) -> bool:
+    by_agent = event.type == "message.created" and event.data["role"] == "agent"
+    return by_agent or event.type == "suggestion.accepted"
+
+
 def _question(events: list[Event], answer: Event) -> int:
     """Offset of the visitor's message that the answer was given to; 0 when there is none."""
+    if answer.type == "suggestion.accepted":
+        return int(answer.data["upto"])
     asked = [
         event.offset
         for event in events
@@ -89,7 +100,8 @@ def _question(events: list[Event], answer: Event) -> int:
 
 def _beaten(events: list[Event], answer: Event, upto: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Drafts for the same question that were seen and not sent, the strongest sign first."""
-    began_as = answer.data.get("suggestion")
+    accepted = answer.type == "suggestion.accepted"
+    began_as = answer.data if accepted else answer.data.get("suggestion")
     if began_as is not None:
         yield "edited", began_as["draft"]
     before = [

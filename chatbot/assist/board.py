@@ -13,6 +13,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from chatbot.assist.drafts import Draft
+from chatbot.assist.hints import Hint
 from chatbot.conversation.events import ConversationId
 from chatbot.conversation.store import as_text, call_store
 
@@ -33,13 +34,15 @@ class AssistJob:
 
 @dataclass(frozen=True, slots=True)
 class DraftSet:
-    """Drafts for the question at ``upto``, best first. ``complete``: nothing more comes."""
+    """Drafts for the question at ``upto``, best first, and what past agents did next there.
+    ``complete``: nothing more comes."""
 
     id: str
     upto: int
     version: str
     drafts: tuple[Draft, ...] = field(default=())
     complete: bool = False
+    hints: tuple[Hint, ...] = field(default=())
 
     def to_wire(self) -> dict[str, Any]:
         return {
@@ -48,6 +51,7 @@ class DraftSet:
             "version": self.version,
             "drafts": [draft.to_wire() for draft in self.drafts],
             "complete": self.complete,
+            "hints": [hint.to_wire() for hint in self.hints],
         }
 
     def draft(self, draft_id: str) -> Draft | None:
@@ -93,6 +97,6 @@ class AssistBoard:
             return None
         fields = json.loads(as_text(text))
         drafts = tuple(Draft(**draft) for draft in fields["drafts"])
-        return DraftSet(
-            fields["suggestions_id"], fields["upto"], fields["version"], drafts, fields["complete"]
-        )
+        hints = tuple(Hint(**hint) for hint in fields["hints"])
+        name, upto, version = fields["suggestions_id"], fields["upto"], fields["version"]
+        return DraftSet(name, upto, version, drafts, fields["complete"], hints)

@@ -11,12 +11,22 @@ alone.
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 from sqlalchemy import select
 
-from chatbot.assist.retrieval import Example, Match, ReplyIndex, Situation, examples_of, vote
+from chatbot.assist.hints import Hint, hints_of
+from chatbot.assist.retrieval import (
+    ANY,
+    Example,
+    Match,
+    ReplyIndex,
+    Situation,
+    examples_of,
+    vote,
+)
 from chatbot.conversation.archive import Archive
 from chatbot.conversation.events import ConversationId
 from chatbot.conversation.transcript import placed_messages
@@ -52,11 +62,17 @@ class Memory:
     async def closest(self, version: str, situation: Situation, most: int) -> list[Match]:
         """The closest past replies, best first; of what has been indexed so far."""
         self._keep_fresh(version)
-        indexes = [
-            self._recent,
-            *(index for name, index in self._trained.items() if name == version),
-        ]
-        return await asyncio.to_thread(_search, indexes, situation, most)
+        return await asyncio.to_thread(_search, self._indexes(version), situation, most)
+
+    async def hints(self, version: str, situation: Situation) -> list[Hint]:
+        """What past agents did next in the closest moments, whatever they had looked up."""
+        self._keep_fresh(version)
+        asked = replace(situation, tool=ANY)
+        return await asyncio.to_thread(lambda: hints_of(_near(self._indexes(version), asked)))
+
+    def _indexes(self, version: str) -> list[ReplyIndex]:
+        trained = (index for name, index in self._trained.items() if name == version)
+        return [self._recent, *trained]
 
     async def ready(self, version: str) -> None:
         """Wait until both indexes are there."""
@@ -149,5 +165,8 @@ class Memory:
 
 
 def _search(indexes: list[ReplyIndex], situation: Situation, most: int) -> list[Match]:
-    near = [neighbour for index in indexes for neighbour in index.nearest(situation)]
-    return vote(near)[:most]
+    return vote(_near(indexes, situation))[:most]
+
+
+def _near(indexes: list[ReplyIndex], situation: Situation) -> list[tuple[float, Example]]:
+    return [neighbour for index in indexes for neighbour in index.nearest(situation)]

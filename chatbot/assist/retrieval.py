@@ -45,6 +45,7 @@ class Example:
     situation: Situation
     reply: str
     source: str
+    after: str = ""  # what was answered next in the same dialogue
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +77,20 @@ def situation_of(messages: Sequence[ChatMessage]) -> Situation:
 
 def examples_of(messages: Sequence[ChatMessage], source: str) -> Iterable[Example]:
     """Every reply of a dialogue that may be learned from (``weight`` not 0)."""
-    for at, message in enumerate(messages):
-        if message["role"] == "assistant" and message.get("weight", 1) and at:
+    after = ""
+    found = []
+    for at in range(len(messages) - 1, 0, -1):
+        message = messages[at]
+        if message["role"] == "assistant" and message.get("weight", 1):
             reply = message["content"].strip()
             if reply:
-                yield Example(situation_of(messages[:at]), reply, source)
+                found.append(Example(situation_of(messages[:at]), reply, source, after))
+                after = reply
+    return reversed(found)
+
+
+# as a field of a situation that is looked for: whatever stood there
+ANY = "\0"
 
 
 class ReplyIndex:
@@ -167,6 +177,8 @@ def _terms(situation: Situation) -> list[frozenset[str]]:
 def _field_terms(field: str, text: str) -> frozenset[str]:
     """Words and pairs of neighbours, as ``field:word``. An empty field is a term too: that
     nobody has answered yet says much."""
+    if text == ANY:
+        return frozenset()
     words = _WORD.findall(text.lower())
     terms = {f"{field}:{word}" for word in words or ["-"]}
     if field in PAIRED:

@@ -18,8 +18,8 @@ ReplyEnd = Literal["end", "length", "stopped", "handoff"]
 EventType = Literal[
     # {role: visitor|agent, text, client_message_id, author}; an agent's that began as a draft also
     # has ``suggestion``: {suggestions_id, upto, version, draft (with its text)}. What was spoken in
-    # a call has ``spoken_at`` (Unix ms), and perhaps ``late``: its place is before the event at that
-    # offset, and it neither asks nor answers (lua/utterance.lua)
+    # a call has ``spoken_at`` (Unix ms), and perhaps ``late``: its place is before the event at
+    # that offset, and it neither asks nor answers (lua/utterance.lua)
     "message.created",
     # {reply_id, text, finish_reason: ReplyEnd, version, upto, usage, confidence, seconds};
     # ``upto``: the reply answers the log up to this offset (later messages were not yet read)

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from chatbot import __version__
 from chatbot.server import chat_socket, desk_socket, health, metrics, visitors
 from chatbot.server.admin import admin_router
+from chatbot.server.calls import sessions, stream
 from chatbot.server.completions import chat, models
 from chatbot.server.errors import install_error_handlers
 from chatbot.server.limits import SocketLimits
@@ -50,6 +51,8 @@ def create_app(
         desk_socket.router,
         chat.router,
         models.router,
+        sessions.router,
+        stream.router,
         admin_router(),
         pages_router(demo_page),
     ):

@@ -51,6 +51,14 @@ class VisitorClaims:
 
 
 @dataclass(frozen=True, slots=True)
+class PanelClaims:
+    """A panel's token: it opens one call, ``session``, for its agent. Unix seconds."""
+
+    session: str
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class StaffClaims:
     """A member of staff, or the user ``api`` of the API token. Unix seconds; 0 is never."""
 
@@ -106,6 +114,15 @@ class TokenSigner:
         """(username, issued, expires), Unix seconds. Raises as read_visitor."""
         claims = self._read("staff", token, ["iat"])
         return claims["sub"], float(claims["iat"]), float(claims["exp"])
+
+    def issue_panel(self, session: str, minutes: float) -> tuple[str, float]:
+        """(token, when it expires in Unix seconds)."""
+        return self._issue("panel", {"sub": session}, minutes / 60)
+
+    def read_panel(self, token: str) -> PanelClaims:
+        """Raises as read_visitor."""
+        claims = self._read("panel", token, [])
+        return PanelClaims(claims["sub"], float(claims["exp"]))
 
     def visitor_id(self, site: str, subject: str) -> str:
         """The visitor that a site's customer is, the same each time; says nothing of the name,

@@ -30,6 +30,7 @@ from chatbot.errors import (
 )
 from chatbot.protocol import SocketState
 from chatbot.server.auth import VisitorClaims, check_origin, signer_of
+from chatbot.server.channels import lives_elsewhere
 from chatbot.server.follow import Follower, LogReset, live_frame, seen_events, visitor_view
 from chatbot.server.hub import Watcher
 from chatbot.server.limits import limit_of
@@ -113,7 +114,9 @@ async def _conversation(peer: Peer, claims: VisitorClaims, hello: protocol.Hello
             head = await store.create(
                 conversation_id, site=claims.site, visitor=VisitorId(claims.visitor)
             )
-    if (head.site, head.visitor, head.kind) != (claims.site, claims.visitor, "chat"):
+    owner = (head.site, head.visitor, head.kind)
+    # a call has the same visitor as the customer's chats, and is the agents' alone
+    if owner != (claims.site, claims.visitor, "chat") or lives_elsewhere(head.conversation_id):
         raise NotAllowed("this conversation is not yours: begin a new one")
     return head.conversation_id
 

@@ -4,11 +4,12 @@ import asyncio
 from typing import Any
 
 from chatbot import protocol
-from chatbot.assist.board import AssistBoard, DraftSet
+from chatbot.assist.board import AssistBoard
 from chatbot.conversation.events import Accepted, ConversationId, Status
 from chatbot.errors import Conflict, InputError
 from chatbot.server.auth import StaffClaims
-from chatbot.server.desk_assist import find_draft, find_set
+from chatbot.server.channels import is_call
+from chatbot.server.desk_assist import fate, find_draft, find_set, note_fates
 from chatbot.server.staff import find_staff
 from chatbot.server.state import Room
 
@@ -29,7 +30,13 @@ class DeskActs:
 
     async def release(self, name: ConversationId) -> None:
         """Give it to the bot. The change of status is the boundary in the log: what was said of
-        people before it is no part of what the bot reads (conversation/transcript.py)."""
+        people before it is no part of what the bot reads (conversation/transcript.py).
+
+        Raises:
+            Conflict: a call, in which the bot has no voice.
+        """
+        if is_call(name):
+            raise Conflict("this is a call: the bot cannot speak in it")
         await self._move(name, "bot", "released")
 
     async def close(self, name: ConversationId, reason: str) -> None:
@@ -45,6 +52,8 @@ class DeskActs:
         database = self._room.services.database
         if agent and await asyncio.to_thread(find_staff, database, agent) is None:
             raise InputError(f"there is no agent {agent}")
+        if not agent and is_call(name):
+            raise Conflict("this is a call: hand it to a colleague, it cannot wait in the queue")
         head = await self._log.head(name)
         if head is None or head.status != "human" or head.agent != self._user:
             raise Conflict("only who holds a conversation can hand it over: take it over first")
@@ -89,24 +98,20 @@ class DeskActs:
         if ref is None:
             return None
         found = await find_set(self._board, name, ref.suggestions_id)
-        return _fate(found, draft=find_draft(found, ref.draft_id).to_wire())
+        return fate(found, draft=find_draft(found, ref.draft_id).to_wire())
 
     async def feedback(self, frame: protocol.SuggestionFeedback) -> None:
         """Note once that the drafts were seen, or that one was turned down."""
         name = ConversationId(frame.conversation_id)
         found = await find_set(self._board, name, frame.suggestions_id)
-        if frame.displayed:
-            data = _fate(found, drafts=[draft.to_wire() for draft in found.drafts])
-            data["actor"] = self._user
-            await self._log.append_staff_event(
-                name, "suggestions.shown", data, f"shown.{found.id}.{self._user}"
-            )
-        if frame.rejected is not None:
-            data = _fate(found, draft=find_draft(found, frame.rejected).to_wire())
-            data["actor"] = self._user
-            await self._log.append_staff_event(
-                name, "suggestion.rejected", data, f"rejected.{found.id}.{frame.rejected}"
-            )
+        await note_fates(
+            self._log,
+            name,
+            found,
+            self._user,
+            displayed=frame.displayed,
+            rejected=frame.rejected,
+        )
 
     async def _move(
         self, name: ConversationId, status: Status, reason: str, agent: str = ""
@@ -117,13 +122,3 @@ class DeskActs:
         if head is not None and others and (self._role != "admin" or status == "human"):
             raise Conflict(f"{head.agent} holds this conversation", agent=head.agent)
         await self._log.change_status(name, status, reason=reason, actor=self._user, agent=agent)
-
-
-def _fate(found: DraftSet, **what: Any) -> dict[str, Any]:
-    """What an event says of the set that a draft was in."""
-    return {
-        "suggestions_id": found.id,
-        "upto": found.upto,
-        "version": found.version,
-        **what,
-    }

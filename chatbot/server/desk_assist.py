@@ -2,11 +2,13 @@
 when the conversation moved on. While the store is away there are none."""
 
 from contextlib import suppress
+from typing import Any
 
 from chatbot import protocol
 from chatbot.assist.board import AssistBoard, AssistJob, DraftSet
 from chatbot.assist.drafts import Draft
 from chatbot.conversation.events import ConversationId, Head
+from chatbot.conversation.interface import ConversationLog
 from chatbot.errors import Conflict, FrontdeskError
 from chatbot.server.sockets import Peer
 
@@ -62,3 +64,33 @@ def find_draft(found: DraftSet, draft_id: str) -> Draft:
     if draft is None:
         raise Conflict("this draft was replaced by a better one: look again")
     return draft
+
+
+def fate(found: DraftSet, **what: Any) -> dict[str, Any]:
+    """What an event says of the set that a draft was in."""
+    return {
+        "suggestions_id": found.id,
+        "upto": found.upto,
+        "version": found.version,
+        **what,
+    }
+
+
+async def note_fates(
+    log: ConversationLog,
+    name: ConversationId,
+    found: DraftSet,
+    actor: str,
+    *,
+    displayed: bool,
+    rejected: str | None,
+) -> None:
+    """Note once that the drafts were seen, or that one was turned down."""
+    if displayed:
+        data = fate(found, drafts=[draft.to_wire() for draft in found.drafts], actor=actor)
+        await log.append_staff_event(name, "suggestions.shown", data, f"shown.{found.id}.{actor}")
+    if rejected is not None:
+        data = fate(found, draft=find_draft(found, rejected).to_wire(), actor=actor)
+        await log.append_staff_event(
+            name, "suggestion.rejected", data, f"rejected.{found.id}.{rejected}"
+        )

@@ -54,6 +54,8 @@ class Room:
             services.settings.conversations_per_address,
             services.settings.conversations_hours * 3600,
         )
+        self.call_rate = self._rate("call_sessions_per_minute")
+        self.fragment_rate = self._rate("call_fragments_per_minute")
         self.open_sockets = OpenSockets(services.redis)
         self.budgets = TokenBudgets(services.redis, services.settings)
         self.workers = WorkerPresence(services.redis)

@@ -13,9 +13,9 @@ export function summaryOf({ events, live }) {
   const asked = events.filter(({ type, role }) => type === 'message.created' && role === 'visitor');
   const replies = events.filter(({ type, role, text }) => said(text) && (type === 'reply.completed' || (type === 'message.created' && role === 'agent')));
   const problem = asked.find(({ text }) => text.trim().split(/\s+/u).length >= WORDS) ?? asked[0];
-  const answeredTo = Math.max(0, ...replies.map(({ upto, offset }) => upto ?? offset));
+  const answeredTo = Math.max(0, ...replies.filter(({ late }) => !late).map(({ upto, offset }) => upto ?? offset));
   const cut = events.findLast(({ type, finish_reason: end }) => type === 'reply.failed' || (type === 'reply.completed' && end === 'handoff'));
-  const still = asked.filter(({ offset }) => offset > answeredTo);
+  const still = asked.filter(({ offset, late }) => offset > answeredTo && !late);
   return {
     problem: problem ? short(problem.text) : '',
     tried: replies.filter(({ finish_reason: end }) => end !== 'handoff').slice(-TRIED).map(({ text }) => short(text)),

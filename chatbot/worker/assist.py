@@ -13,6 +13,7 @@ import structlog
 
 from chatbot.assist.board import AssistBoard, AssistJob, DraftSet
 from chatbot.assist.drafts import MOST, Draft, rank
+from chatbot.assist.hints import Hint
 from chatbot.assist.memory import Memory
 from chatbot.assist.retrieval import Match, situation_of
 from chatbot.conversation.interface import Catchup
@@ -93,6 +94,7 @@ class Drafting:
         self._id = secrets.token_hex(8)
         self._version = ""
         self._matches: list[Match] = []
+        self._hints: tuple[Hint, ...] = ()
 
     async def run(self) -> None:
         catchup = await self._tools.log.catch_up(self._job.conversation_id, None, None)
@@ -104,6 +106,7 @@ class Drafting:
         messages = conversation_messages(catchup.events, prompt)
         situation = situation_of(messages)
         self._matches = await self._memory.closest(self._version, situation, CANDIDATES)
+        self._hints = tuple(await self._memory.hints(self._version, situation))
         await self._show(None)
         async with self._tools.adapters.use(self._version) as adapter:
             own = await self._write(messages, adapter)
@@ -157,5 +160,5 @@ class Drafting:
             drafts = [*rank([], self._matches, MOST - 1), own]
         await self._board.put(
             self._job.conversation_id,
-            DraftSet(self._id, self._job.upto, self._version, tuple(drafts), complete),
+            DraftSet(self._id, self._job.upto, self._version, tuple(drafts), complete, self._hints),
         )

@@ -79,6 +79,7 @@ async def test_what_the_version_learned_from_is_offered(place: Place) -> None:
         (PAST, "past"),
         (LONG, "model"),
     ]
+    assert [(hint.kind, hint.text) for hint in whole.hints] == [("ask", PAST)]
 
 
 async def test_a_question_that_is_answered_is_not_drafted_for(place: Place) -> None:

@@ -1,0 +1,1 @@
+"""``/v1/assist``: help for agents who are on the phone (docs/calls.md)."""
