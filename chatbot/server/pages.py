@@ -132,6 +132,14 @@ def pages_router(demo_page: Path | None) -> APIRouter:
     def loader(request: Request) -> Response:
         return _widget_file(request, "widget.js")
 
+    @router.get("/assist.js")
+    def assist_loader(request: Request) -> Response:
+        return _widget_file(request, "assist.js")
+
+    @router.get("/assist")
+    def assist(request: Request) -> Response:
+        return answer(request, widget["assist.html"], _policy(request, _embedders(request)))
+
     @router.get("/widget/{name}")
     def widget_file(request: Request, name: str) -> Response:
         return _widget_file(request, name)

@@ -9,9 +9,9 @@ export class Assist {
   #told = new Set(); // sets that the server knows were seen
   #rejected = new Set();
 
-  /** `edit(text, ref)` puts a draft into the field; `tell(text)`; `leave()` gives the focus back. */
-  constructor(session, { edit, tell, leave }) {
-    Object.assign(this, { session, edit, tell, leave });
+  /** `edit(text, ref)` puts a draft into the field; `tell(text)`; `leave()` gives the focus back; `verb` names what sending is. */
+  constructor(session, { edit, tell, leave, verb = 'Send' }) {
+    Object.assign(this, { session, edit, tell, leave, verb });
     $('drafts').addEventListener('keydown', (event) => this.#key(event));
     $('drafts').addEventListener('click', (event) => this.#click(event));
   }
@@ -45,7 +45,7 @@ export class Assist {
     node.dataset.draft = draft.id;
     node.tabIndex = at === 0 ? 0 : -1;
     const buttons = make('div', 'draft-buttons');
-    for (const [does, label, key] of [['send', 'Send', '⏎'], ['edit', 'Edit', 'e'], ['reject', 'No', 'Del']]) {
+    for (const [does, label, key] of [['send', this.verb, '⏎'], ['edit', 'Edit', 'e'], ['reject', 'No', 'Del']]) {
       const button = make('button', 'button', label, ' ', make('kbd', '', key));
       button.type = 'button';
       button.tabIndex = -1;

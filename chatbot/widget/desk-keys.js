@@ -12,13 +12,13 @@ export const FIELD_KEYS = [
 ];
 
 export class Keys {
-  /** `table`: [{keys, does, action}]. `active()`: whether the keys mean anything now. */
-  constructor(table, active) {
+  /** `table`: [{keys, does, action}]. `active()`: whether the keys mean anything now. `others`: keys that fields take. */
+  constructor(table, active, others = FIELD_KEYS) {
     this.table = table;
     this.active = active;
     this.actions = new Map(table.flatMap(({ keys, action }) => keys.map((key) => [key, action])));
     document.addEventListener('keydown', (event) => this.#take(event));
-    $('keys').replaceChildren(...[...table, ...FIELD_KEYS].flatMap(({ keys, does }) => [
+    $('keys').replaceChildren(...[...table, ...others].flatMap(({ keys, does }) => [
       make('dt', '', ...keys.map((key) => make('kbd', '', NAMES[key] ?? key))),
       make('dd', '', does),
     ]));

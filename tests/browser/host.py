@@ -13,10 +13,27 @@ PAGE = """<!doctype html>
 <script src="{url}/widget.js" {attributes} async></script>
 </body></html>"""
 
+# an agent's desktop of somebody else, with the call panel in it
+DESKTOP = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Desktop</title>
+<style>body {{ margin: 0; display: flex; height: 100vh }} main {{ flex: 1; padding: 1rem }}
+#side {{ width: 400px; border-left: 1px solid #ccc }}</style></head>
+<body><main><h1>Call centre</h1><label>Notes <textarea id="answer"></textarea></label></main>
+<div id="side"></div>
+<script src="{url}/assist.js" data-site="demo" data-target="#side" async></script>
+</body></html>"""
+
+# what Chatwoot's page does around a dashboard app
+CHATWOOT = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Chatwoot</title></head>
+<body><iframe title="Frontdesk" width="400" height="700"
+src="{url}/assist?site=demo&amp;chatwoot={origin}"></iframe></body></html>"""
+
 
 @dataclass
 class Website:
-    """Serves one page at ``/``. ``port`` is under 127.0.0.1 and localhost alike."""
+    """Serves one page at ``/``, and at ``/desktop`` and ``/chatwoot`` others. ``port`` is under
+    127.0.0.1 and localhost alike."""
 
     frontdesk: str
     port: int = 0
@@ -40,8 +57,9 @@ class Website:
             f"{self.extra_policy}"
         )
 
-    def page(self) -> bytes:
-        return PAGE.format(url=self.frontdesk, attributes=self.attributes).encode()
+    def page(self, path: str) -> bytes:
+        text = {"/desktop": DESKTOP, "/chatwoot": CHATWOOT}.get(path, PAGE)
+        return text.format(url=self.frontdesk, attributes=self.attributes, origin=self.url).encode()
 
 
 @contextmanager
@@ -52,12 +70,13 @@ def website(frontdesk: str) -> Iterator[Website]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             site.requests.append(self.path)
-            found = self.path.split("?")[0] in ("/", "/other")
+            path = self.path.split("?")[0]
+            found = path in ("/", "/other", "/desktop", "/chatwoot")
             self.send_response(200 if found else 404)
             self.send_header("Content-Type", "text/html; charset=utf-8")
             self.send_header("Content-Security-Policy", site.policy())
             self.end_headers()
-            self.wfile.write(site.page() if found else b"")
+            self.wfile.write(site.page(path) if found else b"")
 
         def log_message(self, format: str, *args: object) -> None:
             """Keep the test's output clean."""
