@@ -140,6 +140,15 @@ class Settings(BaseSettings):
         60.0, gt=0, description="A partial whose final does not come is forgotten after so long."
     )
     panel_token_minutes: float = Field(60.0, gt=0, description="Life of a panel's token.")
+    # -- Chatwoot
+    chatwoot: SecretStr = Field(
+        SecretStr(""),
+        description='Sites that are agent bots of a Chatwoot, as JSON: {"site": {"url": ..., '
+        '"account": 1, "token": ..., "secret": ...}}. Empty: none.',
+    )
+    chatwoot_stale_seconds: float = Field(
+        300.0, gt=0, description="A webhook of Chatwoot that was signed before that is refused."
+    )
     # -- worker and engine
     base_model: str = Field(
         "smollm2-135m",

@@ -10,6 +10,7 @@ from chatbot import __version__
 from chatbot.server import chat_socket, desk_socket, health, metrics, visitors
 from chatbot.server.admin import admin_router
 from chatbot.server.calls import sessions, stream
+from chatbot.server.chatwoot import webhook
 from chatbot.server.completions import chat, models
 from chatbot.server.errors import install_error_handlers
 from chatbot.server.limits import SocketLimits
@@ -53,6 +54,7 @@ def create_app(
         models.router,
         sessions.router,
         stream.router,
+        webhook.router,
         admin_router(),
         pages_router(demo_page),
     ):

@@ -8,7 +8,7 @@ from chatbot.assist.board import AssistBoard
 from chatbot.conversation.events import Accepted, ConversationId, Status
 from chatbot.errors import Conflict, InputError
 from chatbot.server.auth import StaffClaims
-from chatbot.server.channels import is_call
+from chatbot.server.channels import CHATWOOT, is_call
 from chatbot.server.desk_assist import fate, find_draft, find_set, note_fates
 from chatbot.server.staff import find_staff
 from chatbot.server.state import Room
@@ -52,6 +52,7 @@ class DeskActs:
         database = self._room.services.database
         if agent and await asyncio.to_thread(find_staff, database, agent) is None:
             raise InputError(f"there is no agent {agent}")
+        _not_elsewhere(name)
         if not agent and is_call(name):
             raise Conflict("this is a call: hand it to a colleague, it cannot wait in the queue")
         head = await self._log.head(name)
@@ -76,6 +77,7 @@ class DeskActs:
         text = protocol.check_text(frame.text, self._room.services.settings.max_message_chars)
         name = ConversationId(frame.conversation_id)
         if isinstance(frame, protocol.AgentSend):
+            _not_elsewhere(name)
             accepted = await self._log.append_message(
                 name,
                 role="agent",
@@ -116,9 +118,16 @@ class DeskActs:
     async def _move(
         self, name: ConversationId, status: Status, reason: str, agent: str = ""
     ) -> None:
+        _not_elsewhere(name)
         head = await self._log.head(name)
         others = head is not None and head.status == "human" and head.agent != self._user
         # an administrator may end what a colleague who has gone home still holds
         if head is not None and others and (self._role != "admin" or status == "human"):
             raise Conflict(f"{head.agent} holds this conversation", agent=head.agent)
         await self._log.change_status(name, status, reason=reason, actor=self._user, agent=agent)
+
+
+def _not_elsewhere(name: ConversationId) -> None:
+    """Raises Conflict: its words and its holder are Chatwoot's."""
+    if name.startswith(CHATWOOT):
+        raise Conflict("this conversation is in Chatwoot: take it over and answer there")

@@ -32,6 +32,8 @@ class SocketLimits:
     staff_recheck: float = 30.0  # how long a removed account can keep its desk open
     presence_interval: float = 15.0  # a desk says so often that it is still there
     queue_interval: float = 0.25  # the desk's list is sent at most this often
+    chatwoot_retry: tuple[float, float] = (1.0, 60.0)  # until a second try; the longest pause
+    chatwoot_echo: float = 60.0  # so long a message may take to come back as a webhook
 
 
 def limit_of(problem: FrontdeskError) -> str | None:

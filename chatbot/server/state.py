@@ -11,6 +11,8 @@ from chatbot.completions.exchange import Exchange
 from chatbot.crew import end_tasks
 from chatbot.errors import StorageFull, StoreUnavailable
 from chatbot.presence import WorkerPresence
+from chatbot.server.chatwoot.config import chatwoot_sites
+from chatbot.server.chatwoot.forwarder import Forwarder
 from chatbot.server.desk_list import DeskList
 from chatbot.server.hub import Hub
 from chatbot.server.limits import FrameLease, RateLimiter, SocketLimits
@@ -56,6 +58,8 @@ class Room:
         )
         self.call_rate = self._rate("call_sessions_per_minute")
         self.fragment_rate = self._rate("call_fragments_per_minute")
+        # read here, so that a mistake in the setting stops the start
+        self.chatwoot = chatwoot_sites(services.settings)
         self.open_sockets = OpenSockets(services.redis)
         self.budgets = TokenBudgets(services.redis, services.settings)
         self.workers = WorkerPresence(services.redis)
@@ -84,6 +88,9 @@ class Room:
             asyncio.create_task(self.open_sockets.keep_renewing(), name="room.sockets"),
             asyncio.create_task(self._keep_queue(), name="room.queue"),
         ]
+        if self.chatwoot:
+            forwarder = Forwarder(self.services, self.hub, self.chatwoot, self.limits)
+            self._tasks.append(asyncio.create_task(forwarder.run(), name="room.chatwoot"))
 
     async def stop(self) -> None:
         await end_tasks(self._tasks)
