@@ -51,13 +51,16 @@ export function startChatwoot({ session, origin, site, notice }) {
   async function follow({ conversation }) {
     const name = `chatwoot:${Number(conversation.account_id)}:${Number(conversation.id)}`;
     if (name !== known) {
-      const view = await post('sessions', { site, call_id: name, agent: store.get('user') });
+      const at = { site, account: Number(conversation.account_id), conversation: Number(conversation.id) };
+      const bots = await post('sessions/chatwoot', at).catch(() => null);
+      const view = bots ?? await post('sessions', { site, call_id: name, agent: store.get('user') });
       known = name;
-      call = view.session_id;
+      call = bots ? '' : view.session_id; // what the bot has comes by Chatwoot's webhooks
       sent.clear();
       for (const { id } of view.transcript) sent.add(id);
-      session.open(call, store.get('token'));
+      session.open(view.session_id, store.get('token'));
     }
+    if (!call) return;
     const fresh = fragmentsOf(conversation).filter(({ id }) => !sent.has(id));
     for (let at = 0; at < fresh.length; at += BATCH) {
       const batch = fresh.slice(at, at + BATCH);

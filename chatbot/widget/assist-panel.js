@@ -141,7 +141,8 @@ function showHints() {
 }
 
 function show() {
-  const state = session.status === 'closed' ? `Over: ${session.reason}` : session.agent && `On the phone: ${session.agent}`;
+  const held = session.agent && `${chatwoot ? 'Held by' : 'On the phone:'} ${session.agent}`;
+  const state = { closed: `Over: ${session.reason}`, bot: 'The bot answers' }[session.status] ?? held;
   setText($('link'), LINK[session.link] ?? state ?? '');
   $('link').dataset.state = session.link;
   $('none').hidden = session.lines.size > 0;

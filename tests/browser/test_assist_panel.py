@@ -148,6 +148,11 @@ async def test_an_agent_on_the_phone_is_helped_by_key(
     await page.screenshot(path=tmp_path / f"panel-{scheme}.png")
 
     await page.evaluate("window.frontdeskAssist.focus()")
+    async with asyncio.timeout(15):
+        while not await panel.evaluate(  # noqa: ASYNC110 - a page's
+            "document.hasFocus() && document.activeElement.id === 'log'"
+        ):
+            await asyncio.sleep(0.02)
     keys = page.keyboard
     await keys.press("d")
     await expect(drafts.nth(0)).to_be_focused()

@@ -12,7 +12,7 @@ from chatbot.conversation.events import ConversationId, Head
 from chatbot.errors import NotAllowed, NotAuthenticated, NotFound
 from chatbot.server.api_keys import PREFIX, find_key
 from chatbot.server.auth import API_USER, read_staff, services_of, signer_of
-from chatbot.server.channels import is_call
+from chatbot.server.channels import is_call, lives_elsewhere
 from chatbot.services import Services
 
 _bearer = HTTPBearer(
@@ -93,7 +93,9 @@ async def open_call(services: Services, who: Caller, session_id: str) -> Head:
         NotFound: there is none, or it is not theirs: which of the two is not told.
     """
     head = None
-    if is_call(session_id) and who.session in (None, session_id):
+    # what is in Chatwoot is for staff, who have the panel there
+    theirs = is_call(session_id) or (who.agent is not None and lives_elsewhere(session_id))
+    if theirs and who.session in (None, session_id):
         head = await services.log.head(ConversationId(session_id))
     if head is None or who.site not in (None, head.site):
         raise NotFound("there is no such call of yours")

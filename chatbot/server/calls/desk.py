@@ -12,7 +12,7 @@ from chatbot.protocol import check_text
 from chatbot.server.auth import signer_of
 from chatbot.server.calls.access import Caller
 from chatbot.server.calls.schema import AcceptedDraft, CallBegin, Feedback, Fragment
-from chatbot.server.channels import call_id, nobody_of
+from chatbot.server.channels import call_id, is_call, nobody_of
 from chatbot.server.desk_assist import fate, find_draft, find_set, note_fates
 from chatbot.server.sites import get_site
 from chatbot.server.state import Room
@@ -45,7 +45,8 @@ class CallDesk:
         self.board = AssistBoard(room.services.redis)
 
     async def begin(self, who: Caller, asked: CallBegin) -> tuple[Head, bool]:
-        """The call, and whether it is new. People hold it from the start: the bot is silent.
+        """The call, and whether it is new. People hold it from the start: the bot is silent. A
+        member of staff who begins a colleague's call takes it over; others find it as it is.
 
         Raises:
             NotAllowed: another site's key, or there is no such site.
@@ -58,7 +59,7 @@ class CallDesk:
         name = call_id(self._services.secret_key, asked.site, asked.call_id)
         head = await self._log.head(name)
         if head is not None and head.status != "bot":
-            return head, False
+            return await self._take_over(who, head), False
         await self._room.call_rate.take(asked.site, "calls begun of this site")
         await self._log.create(name, site=asked.site, visitor=self._customer(name, asked))
         opened = {
@@ -69,13 +70,22 @@ class CallDesk:
             "actor": who.actor,
         }
         await self._log.append_staff_event(name, "channel.opened", opened, "channel.opened")
-        with suppress(Conflict):  # somebody began it at the same moment, for another agent
-            await self._log.change_status(
-                name, "human", reason="call", actor=asked.agent, agent=asked.agent
-            )
-        head = await self._log.head(name)
-        assert head is not None  # it was made above, and what is open is not erased by a rule
+        head = await self._log.change_status(
+            name, "human", reason="call", actor=asked.agent, agent=asked.agent
+        )
         return head, True
+
+    async def _take_over(self, who: Caller, head: Head) -> Head:
+        if who.agent in (None, head.agent) or head.status != "human":
+            return head
+        assert who.agent is not None
+        return await self._log.change_status(
+            head.conversation_id,
+            "human",
+            reason="taken over in the panel",
+            actor=head.agent,
+            agent=who.agent,
+        )
 
     def _customer(self, name: ConversationId, asked: CallBegin) -> VisitorId:
         if asked.customer is None:
@@ -91,6 +101,8 @@ class CallDesk:
             Conflict: the call is over; finals before that were kept.
         """
         who.may_speak()
+        if not is_call(head.conversation_id):
+            raise NotAllowed("what is said in Chatwoot comes from Chatwoot")
         if who.agent is not None and who.agent != head.agent:
             raise NotAllowed(f"{head.agent} is in this call: only they may add to it")
         await self._check(head, fragments)
@@ -148,7 +160,8 @@ class CallDesk:
         are help: what was heard is kept, whether or not they can be asked for."""
         with suppress(FrontdeskError):
             head = await self._log.head(name)
-            if head is not None and head.status == "human" and head.question is not None:
+            waits = head is not None and head.status in ("human", "waiting")
+            if head is not None and waits and head.question is not None:
                 await self.board.ask(AssistJob(name, head.question))
 
     async def feedback(self, who: Caller, head: Head, said: Feedback) -> None:
@@ -182,6 +195,8 @@ class CallDesk:
     async def close(self, who: Caller, head: Head, reason: str) -> Head:
         """End the call; one that is over stays as it ended. Raises NotAllowed."""
         who.may_speak()
+        if not is_call(head.conversation_id):
+            raise NotAllowed("a conversation of Chatwoot ends there")
         if who.agent is not None and who.agent != head.agent and head.status != "closed":
             raise NotAllowed(f"{head.agent} is in this call: only they may close it")
         return await self._log.change_status(

@@ -35,6 +35,12 @@ class CallBegin(_Strict):
     attributes: dict[FactName, FactValue] = Field(default_factory=dict, max_length=30)
 
 
+class ChatwootFind(_Strict):
+    site: str = Field(min_length=1, max_length=64)
+    account: int = Field(ge=1)
+    conversation: int = Field(ge=1)
+
+
 class Fragment(_Strict):
     """``at``: when it was said, Unix ms. A partial (``final: false``) may be replaced."""
 

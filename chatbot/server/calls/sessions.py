@@ -9,8 +9,9 @@ from chatbot.conversation.events import Head
 from chatbot.server.auth import signer_of
 from chatbot.server.calls.access import Who, open_call
 from chatbot.server.calls.desk import CallDesk
-from chatbot.server.calls.schema import CallBegin, CallClose, Feedback, FragmentsBody
+from chatbot.server.calls.schema import CallBegin, CallClose, ChatwootFind, Feedback, FragmentsBody
 from chatbot.server.calls.view import call_view
+from chatbot.server.channels import chatwoot_id
 from chatbot.server.state import Room
 
 router = APIRouter(prefix="/v1/assist/sessions", tags=["calls"])
@@ -41,6 +42,16 @@ async def begin(request: Request, response: Response, who: Who, body: CallBegin)
     if not new:
         response.status_code = status.HTTP_200_OK
     return await _view(room, head)
+
+
+@router.post("/chatwoot")
+async def find_chatwoot(request: Request, who: Who, body: ChatwootFind) -> dict[str, Any]:
+    """A conversation that Chatwoot's agent bot has here, for the panel in Chatwoot. Staff only;
+    404: the bot does not have it."""
+    room = room_of(request)
+    key = room.services.secret_key
+    name = chatwoot_id(key, body.site, body.account, body.conversation)
+    return await _view(room, await open_call(room.services, who, name))
 
 
 @router.get("/{session_id}")

@@ -9,6 +9,8 @@ from chatbot.conversation.events import Event, Head, Partial
 from chatbot.conversation.interface import Catchup
 
 View = dict[str, Any]
+# ``bot``: only in Chatwoot, where the bot may have a conversation
+STATUS = {"human": "open", "waiting": "open", "bot": "bot", "closed": "closed"}
 
 
 def call_view(catchup: Catchup, partials: Sequence[Partial], drafts: DraftSet | None) -> View:
@@ -18,7 +20,7 @@ def call_view(catchup: Catchup, partials: Sequence[Partial], drafts: DraftSet | 
         "session_id": head.conversation_id,
         "site": head.site,
         **_opened(catchup.events),
-        "status": "open" if head.status == "human" else "closed",
+        "status": STATUS[head.status],
         "agent": head.agent,
         "reason": _reason(catchup.events),
         "transcript": lines_of(catchup.events, partials),
@@ -29,7 +31,7 @@ def call_view(catchup: Catchup, partials: Sequence[Partial], drafts: DraftSet | 
 
 def open_set(head: Head, drafts: DraftSet | None) -> View | None:
     """Drafts for the open question; others are withdrawn."""
-    fresh = head.status == "human" and drafts is not None and drafts.upto == head.question
+    fresh = STATUS[head.status] == "open" and drafts is not None and drafts.upto == head.question
     return drafts.to_wire() if fresh and drafts is not None else None
 
 

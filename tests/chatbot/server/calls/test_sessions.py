@@ -1,5 +1,6 @@
 """Calls over HTTP: whose they are, what is heard, what comes back, what became of drafts."""
 
+import httpx
 import pytest
 
 from chatbot.assist.board import AssistBoard, AssistJob, DraftSet
@@ -246,6 +247,10 @@ async def test_staff_may_help_themselves(server: Running, anna: str, ben: str) -
             ("/sessions", {**body, "call_id": "pbx 2"}),
         ):
             assert (await bens.post(path, json=wrong)).status_code == 403, path
+        taken = await bens.post("/sessions", json={**body, "agent": "ben"})
+        assert (taken.status_code, taken.json()["agent"]) == (200, "ben")
+        mine_now = await mine.post(f"/sessions/{call}/fragments", json=fragment)
+        assert mine_now.status_code == 403
 
 
 @pytest.mark.parametrize(
@@ -294,6 +299,33 @@ async def test_a_customer_never_reads_their_call_in_the_chat(
     async with open_tab(server) as tab:
         await tab.send("hello", token=token, conversation_id=call)
         assert (await tab.closed())[0] == 4403
+
+
+async def test_a_person_is_erased_with_their_calls(server: Running, telephony: Telephony) -> None:
+    call = (await telephony.begin(customer="customer 7"))["session_id"]
+    await telephony.hear(call, said("u1", "customer", "my secret", 0))
+    await telephony.hear(call, said("u2", "customer", "half of", 1000, final=False))
+    headers = {"Authorization": f"Bearer {server.services.admin_token}"}
+    async with httpx.AsyncClient(base_url=f"{server.url}/v1/admin", headers=headers) as admin:
+        found = await admin.post("/people/find", json={"site": "demo", "subject": "customer 7"})
+        assert found.json()["conversations"] == [call]
+        visitor = found.json()["visitor"]
+        erased = await admin.post(
+            "/people/erase",
+            json={
+                "request_id": "e-1",
+                "site": "demo",
+                "visitor": visitor,
+                "confirm": visitor,
+                "reason": "asked",
+            },
+        )
+        assert erased.status_code < 300, erased.text
+    assert (await telephony.http.get(f"/sessions/{call}")).status_code == 404
+    keys = await server.services.redis.keys("*")
+    # what stays for a while is that there was one: no word of it
+    left = {key.split(call)[0] for key in keys if call in key}
+    assert all(":gone:" in key or key == "fd:assist:asked:" for key in left), left
 
 
 async def test_the_desk_cannot_give_a_call_to_the_bot(

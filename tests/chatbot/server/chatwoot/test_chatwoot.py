@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from chatbot.assist.board import AssistBoard
 from chatbot.cli import setting_rows
 from chatbot.conversation.events import Head
 from chatbot.errors import SettingsError
 from chatbot.record.database import Database
+from chatbot.server.api_keys import create_key
 from chatbot.server.app import create_app
 from chatbot.server.limits import SocketLimits
 from chatbot.services import Services
+from tests.chatbot.server.calls.conftest import client_of
 from tests.chatbot.server.chatwoot.chatwoot import (
     ACCOUNT,
     CONVERSATION,
@@ -350,6 +353,36 @@ async def test_the_desk_leaves_chatwoots_conversations_to_chatwoot(
             ):
                 await desk.send(act, conversation_id=name, **fields)
                 assert "in Chatwoot" in (await desk.receive_until("error"))["message"]
+
+
+async def test_staff_find_the_bots_conversation_for_their_panel(
+    services: Services, place: Chatwoot
+) -> None:
+    where = {"site": "demo", "account": ACCOUNT, "conversation": CONVERSATION}
+    token = staff_token(services, "anna")
+    async with bot(services) as server, client_of(server, token) as anna:
+        assert (await anna.post("/sessions/chatwoot", json=where)).status_code == 404
+        await take(server, place.says("Where is my parcel?"), "d-1")
+        await forwarded(services, 1)
+        view = (await anna.post("/sessions/chatwoot", json=where)).json()
+        assert view["status"] == "bot"
+        assert [(line["speaker"], line["text"]) for line in view["transcript"]] == [
+            ("customer", "Where is my parcel?"),
+            ("bot", REPLY),
+        ]
+        place.status = "open"
+        await take(server, place.says("A person, please"), "d-2")
+        view = (await anna.get(f"/sessions/{view['session_id']}")).json()
+        assert (view["status"], view["summary"]["open"]) == ("open", ["A person, please"])
+        assert await AssistBoard(services.redis).take(5) is not None  # drafts were asked for
+        said = {"id": "u", "speaker": "agent", "text": "x", "at": 10**12, "final": True}
+        path = f"/sessions/{view['session_id']}"
+        assert (await anna.post(f"{path}/fragments", json=said)).status_code == 403
+        assert (await anna.post(f"{path}/close", json={"reason": "x"})).status_code == 403
+        key = create_key(services.database, "test", "telephony", "demo")[1]
+        async with client_of(server, key) as telephony:
+            assert (await telephony.get(path)).status_code == 404
+            assert (await telephony.post("/sessions/chatwoot", json=where)).status_code == 404
 
 
 @pytest.mark.parametrize(
