@@ -97,6 +97,7 @@ async def open_call(services: Services, who: Caller, session_id: str) -> Head:
     theirs = is_call(session_id) or (who.agent is not None and lives_elsewhere(session_id))
     if theirs and who.session in (None, session_id):
         head = await services.log.head(ConversationId(session_id))
-    if head is None or who.site not in (None, head.site):
+    # one without an event is about to begin
+    if head is None or head.offset == 0 or who.site not in (None, head.site):
         raise NotFound("there is no such call of yours")
     return head

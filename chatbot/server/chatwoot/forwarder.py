@@ -21,8 +21,8 @@ from chatbot.errors import FrontdeskError, NotFound
 from chatbot.server.channels import CHATWOOT
 from chatbot.server.chatwoot.client import SECONDS, Chatwoot
 from chatbot.server.chatwoot.config import ChatwootSite
-from chatbot.server.chatwoot.inbound import note_forwarded
 from chatbot.server.chatwoot.sending import Sending
+from chatbot.server.chatwoot.sent import note_forwarded
 from chatbot.server.hub import Hub
 from chatbot.server.limits import SocketLimits
 from chatbot.services import Services

@@ -7,8 +7,8 @@ from typing import Any
 
 import structlog
 
-from chatbot.conversation.events import ConversationId, Event, Head, Status, VisitorId
-from chatbot.errors import Conflict, NotAllowed, NotFound
+from chatbot.conversation.events import ConversationId, Head, Status, VisitorId
+from chatbot.errors import Conflict, NotAllowed, NotFound, Overloaded
 from chatbot.protocol import check_text
 from chatbot.server.auth import signer_of
 from chatbot.server.channels import chatwoot_id
@@ -20,7 +20,9 @@ from chatbot.server.chatwoot.payload import (
     read_conversation,
     read_message,
 )
-from chatbot.services import Services
+from chatbot.server.chatwoot.sent import forwarded, note_forwarded
+from chatbot.server.limits import limit_of
+from chatbot.server.state import Room
 
 log = structlog.get_logger()
 ACTOR = "chatwoot"
@@ -33,17 +35,13 @@ STATUS: dict[str, Status] = {
 }
 
 
-def forwarded(events: list[Event]) -> set[int]:
-    """Offsets of what went to Chatwoot."""
-    return {int(event.data["upto"]) for event in events if event.type == "reply.forwarded"}
-
-
 class Inbound:
     """The webhooks of one site."""
 
-    def __init__(self, services: Services, site: str, config: ChatwootSite) -> None:
-        self._services = services
-        self._log = services.log
+    def __init__(self, room: Room, site: str, config: ChatwootSite) -> None:
+        self._room = room
+        self._services = room.services
+        self._log = room.services.log
         self._site = site
         self._config = config
 
@@ -85,21 +83,42 @@ class Inbound:
         if message.conversation.status != "resolved" and await self._newest(name, message):
             await self._follow(name, message.conversation)
         text = (message.content or "").strip()
-        if not text:  # a picture: the bot sees nothing, and nobody shall wait for it
-            with suppress(Conflict):
-                await self._log.change_status(
-                    name, "waiting", reason="a message without text", actor=ACTOR
-                )
+        await self._check_bot(name, text)
+        if not text:
             return "taken"
         most = self._services.settings.max_message_chars
-        await self._log.append_message(
+        accepted = await self._log.append_message(
             name,
             role="visitor",
             text=check_text(text.replace("\x00", "")[:most], most),
             client_message_id=f"cw-{message.id}",
             author=(await self._head(name)).visitor,
         )
+        if not accepted.duplicate:
+            self._room.metrics.message("visitor")
+            self._room.queue.note_message()
         return "taken"
+
+    async def _check_bot(self, name: ConversationId, text: str) -> None:
+        """Where the bot may not answer now, or sees nothing, people are asked before the message
+        is there: nobody shall wait for it."""
+        head = await self._head(name)
+        if head.status not in ("bot", "closed"):
+            return
+        reason = "" if text else "a message without text"
+        try:
+            await self._room.message_rate.take(f"{head.site}:{head.visitor}", "messages")
+            await self._room.budgets.check(head.site, head.visitor)
+            await self._room.queue.check()
+        except Overloaded as problem:
+            self._room.metrics.limited(limit_of(problem))
+            reason = str(problem)
+        if not reason:
+            return
+        if head.status == "closed":  # from there only the bot can be asked
+            await self._log.change_status(name, "bot", reason="it goes on", actor=ACTOR)
+        with suppress(Conflict):  # people have it already
+            await self._log.change_status(name, "waiting", reason=reason, actor=ACTOR)
 
     async def _from_agent(self, message: Message) -> str:
         text, name = (message.content or "").strip(), await self._opened(message)
@@ -211,11 +230,3 @@ def _agent(person: Person | None) -> str:
     """How an agent of Chatwoot is named here: no account of ours has such a name."""
     name = (person.name or "").strip() if person is not None else ""
     return f"{name[:50]} (Chatwoot)" if name else "(Chatwoot)"
-
-
-async def note_forwarded(
-    services: Services, name: ConversationId, offset: int, outcome: str
-) -> None:
-    """Note once what became of the event at ``offset``."""
-    data = {"upto": offset, "outcome": outcome}
-    await services.log.append_staff_event(name, "reply.forwarded", data, f"forwarded.{offset}")

@@ -6,7 +6,7 @@ import structlog
 
 from chatbot.conversation.events import ConversationId, Event
 from chatbot.server.chatwoot.client import Chatwoot, Refused, Unreached, Unsure
-from chatbot.server.chatwoot.inbound import forwarded
+from chatbot.server.chatwoot.sent import forwarded
 
 log = structlog.get_logger()
 SENDING = "fd:chatwoot:sending:{cid}:{offset}"  # when it was sent last; the answer is not known yet

@@ -51,7 +51,7 @@ async def webhook(request: Request, site: Annotated[str, Path(max_length=64)]) -
         return Outcome(outcome="duplicate")
     payload = _json(body)
     name = str(payload.get("event"))[:64]
-    outcome = await Inbound(services, site, config).take(name, payload)
+    outcome = await Inbound(request.app.state.room, site, config).take(name, payload)
     log.info("chatwoot.webhook", site=site, webhook=name, outcome=outcome)
     if delivery:  # only now: one that broke off is taken when it comes again
         await call_store(lambda: services.redis.set(seen, 1, ex=SEEN_SECONDS))

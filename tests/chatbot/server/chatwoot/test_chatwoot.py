@@ -1,16 +1,19 @@
 """Frontdesk as Chatwoot's agent bot, against a real HTTP server that speaks Chatwoot's API."""
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from redis.asyncio import Redis
 
 from chatbot.assist.board import AssistBoard
+from chatbot.budgets import TokenBudgets
 from chatbot.cli import setting_rows
 from chatbot.conversation.events import Head
 from chatbot.errors import SettingsError
@@ -28,6 +31,7 @@ from tests.chatbot.server.chatwoot.chatwoot import (
     Chatwoot,
     chatwoot,
     deliver,
+    signed,
 )
 from tests.chatbot.server.conftest import staff_token
 from tests.chatbot.server.room import (
@@ -105,6 +109,11 @@ async def take(server: Running, payload: dict[str, Any], delivery: str) -> str:
     return str(answer.json()["outcome"])
 
 
+async def metrics_of(server: Running) -> str:
+    async with httpx.AsyncClient() as http:
+        return (await http.get(f"{server.url}/metrics")).text
+
+
 async def test_a_pending_conversation_is_answered_once(services: Services, place: Chatwoot) -> None:
     async with bot(services) as server:
         first = place.says("Where is my parcel?")
@@ -145,10 +154,6 @@ async def test_only_what_chatwoot_signed_now_is_taken(
 
 
 async def test_a_body_that_was_changed_is_refused(services: Services, place: Chatwoot) -> None:
-    import httpx
-
-    from tests.chatbot.server.chatwoot.chatwoot import signed
-
     async with serving(services) as server, httpx.AsyncClient(base_url=server.url) as http:
         body = json.dumps(place.says("Hello")).encode()
         headers = signed(body, "d-1")
@@ -216,6 +221,27 @@ async def test_a_bot_that_cannot_answer_hands_over(services: Services, place: Ch
         assert place.status == "open"
         assert await take(server, place.says(None), "d-2") == "taken"  # a picture
     assert place.replies == []
+
+
+@pytest.mark.parametrize("limit", ["messages_per_minute", "tokens_per_visitor"])
+async def test_where_the_bot_may_not_answer_people_are_asked(
+    services: Services, place: Chatwoot, limit: str
+) -> None:
+    settings = services.settings.model_copy(update={limit: 1})
+    async with bot(dataclasses.replace(services, settings=settings)) as server:
+        await take(server, place.says("Where is my parcel?"), "d-1")
+        await forwarded(services, 1)
+        head = await head_of(services)
+        budgets = TokenBudgets(services.redis, settings)
+        await budgets.spend(head.site, head.visitor, 1)
+        await take(server, place.says("And the other one?"), "d-2")
+        assert await forwarded(services, 2) == ["sent", "sent"]
+        assert (await head_of(services)).status == "waiting"
+        assert place.status == "open"
+        metrics = await metrics_of(server)
+    assert place.replies == [REPLY]
+    assert len(await kinds(services, "message.created")) == 2  # it is kept all the same
+    assert f'frontdesk_limited_total{{limit="{limit}"}} 1.0' in metrics
 
 
 async def test_what_was_pending_before_the_hand_over_does_not_undo_it(
