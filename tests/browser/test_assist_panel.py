@@ -18,8 +18,10 @@ from chatbot.assist.hints import Hint
 from chatbot.assist.summary import summary_of
 from chatbot.conversation.events import ConversationId
 from chatbot.server.api_keys import create_key
+from tests.browser.payloads import PAYLOADS
 from tests.browser.stage import PASSWORD, Stage
 from tests.browser.test_desk_team import AXE
+from tests.browser.test_injection import watch
 
 PAST = Draft("p0", "Which order is it?", "past", 0.7, "c-0")
 OWN = Draft("m0", "We will look into it.", "model", 0.4, "v1")
@@ -230,6 +232,52 @@ async def test_only_the_page_it_was_opened_for_is_heard(stage: Stage, call: Call
     await expect(direct.frame_locator("iframe").locator("#notice")).to_contain_text(
         "not where the panel was opened for"
     )
+
+
+async def test_no_words_of_a_call_become_anything_but_text(stage: Stage, call: Call) -> None:
+    page = await desktop(stage)
+    panel, sent = panel_of(page), watch(page)
+    await page.evaluate(
+        "([id, token]) => window.frontdeskAssist.open(id, token)",
+        [call.session, await call.token()],
+    )
+    fragments = [
+        {
+            "id": f"u{number}",
+            "speaker": "customer" if number % 2 else "agent",
+            "text": payload,
+            "at": call.began + number,
+            "final": number < len(PAYLOADS) - 5,
+        }
+        for number, payload in enumerate(PAYLOADS)
+    ]
+    heard_all = await call.http.post(
+        f"/sessions/{call.session}/fragments", json={"fragments": fragments}
+    )
+    assert heard_all.status_code == 200, heard_all.text
+    await call.say("last", "customer", PAYLOADS[0], len(PAYLOADS))
+    head = await stage.server.services.log.head(call.name)
+    assert head is not None
+    drafts = tuple(Draft(f"p{n}", text, "past", 0.5, text) for n, text in enumerate(PAYLOADS[:3]))
+    hints = tuple(Hint("then", text, 0.5, text) for text in PAYLOADS[3:7])
+    await call.board.put(call.name, DraftSet("s1", head.asked, "v1", drafts, True, hints))
+    await expect(panel.locator("#log .bubble")).to_have_count(len(PAYLOADS) - 4)
+    await expect(panel.locator("#speaking .bubble")).to_have_count(5)
+    await expect(panel.locator(".draft")).to_have_count(3)
+    await expect(panel.locator("#hints li")).to_have_count(4)
+    inside = await panel.evaluate(
+        """() => ({
+          nested: document.querySelectorAll('.bubble *, dd *, .draft p *').length,
+          tags: [...new Set([...document.querySelectorAll('#hints *')].map((n) => n.tagName))],
+          fired: window.canary !== undefined,
+        })"""
+    )
+    assert inside == {"nested": 0, "tags": ["LI", "STRONG", "SPAN"], "fired": False}
+    await call.http.post(f"/sessions/{call.session}/close", json={"reason": PAYLOADS[1]})
+    await expect(panel.locator("#link")).to_have_text(f"Over: {PAYLOADS[1]}")
+    assert not await panel.evaluate("'canary' in window")
+    assert not await page.evaluate("'canary' in window")
+    assert sent == []
 
 
 async def test_the_panel_is_a_dashboard_app_of_chatwoot(stage: Stage) -> None:
