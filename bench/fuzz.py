@@ -1,4 +1,4 @@
-"""A fuzzer of the websocket wire: hostile frames against a real server, on both sockets.
+"""A fuzzer of the websocket wire: hostile frames against a real server, on every socket.
 
 A server on loopback, with a worker that answers, gets frames that are random, mutated from good
 ones, out of order, huge, not UTF-8, fragmented or reserved by RFC 6455. What must never happen: an
@@ -33,12 +33,14 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.frames import Frame, Opcode
 
 from chatbot.conversation.archive import Archive
+from chatbot.conversation.events import ConversationId, VisitorId
 from chatbot.conversation.log import RedisLog
 from chatbot.crew import end_tasks
 from chatbot.logs import configure_logs
 from chatbot.record.database import Database, sqlite_url
 from chatbot.server.app import create_app
 from chatbot.server.auth import signer_of
+from chatbot.server.channels import call_id
 from chatbot.server.run import RoomServer, make_server
 from chatbot.server.sites import ensure_demo_site
 from chatbot.server.staff import create_staff
@@ -53,6 +55,8 @@ PER_SOCKET = 40  # frames sent on one socket, unless it is closed before
 ORIGIN = "http://localhost:5000"
 IDS = ("m-1", "c-1", "r-1", "", "x" * 65, "ä", "a b", "1", 1, None, True, [], {})
 TEXTS = ("hi", "", " ", "\0", "\ud800", "é漢🙂", "x" * 9000, "{", "</script>", 1, None, [[]])
+STREAM = "/v1/assist/sessions/{call}/stream"
+FRAGMENT = {"id": "u-1", "speaker": "customer", "text": "hi", "at": 10**12, "final": False}
 GOOD: dict[str, tuple[dict[str, Any], ...]] = {
     "/v1/chat": (
         {"type": "message.send", "client_message_id": "m-1", "text": "hi"},
@@ -76,6 +80,19 @@ GOOD: dict[str, tuple[dict[str, Any], ...]] = {
             "text": "hi",
         },
         {"type": "note.add", "conversation_id": "c-1", "client_message_id": "n", "text": "hm"},
+        {"type": "ping"},
+        {"type": "hello", "token": "TOKEN"},
+    ),
+    STREAM: (
+        {"type": "fragments.send", "request_id": "r-1", "fragments": [FRAGMENT]},
+        {"type": "fragments.send", "request_id": "r-1", "fragments": [{**FRAGMENT, "final": True}]},
+        {
+            "type": "suggestion.feedback",
+            "request_id": "r-1",
+            "suggestions_id": "s-1",
+            "displayed": True,
+            "accepted": {"draft_id": "p0", "text": "hi"},
+        },
         {"type": "ping"},
         {"type": "hello", "token": "TOKEN"},
     ),
@@ -194,6 +211,7 @@ async def server_at(
         visitors_per_minute=MOST,
         queue_length=MOST,
         max_conversation_events=300,
+        call_fragments_per_minute=MOST,
         trusted_proxies="",
     )
     database = Database(sqlite_url(folder))
@@ -214,6 +232,7 @@ async def server_at(
             secret_key="k" * 32,
             admin_token="t" * 32,
         )
+        await begin_call(services)
         server = make_server(create_app(services), settings, host="127.0.0.1", port=0)
         task = asyncio.create_task(server._serve())  # without its signal handlers
         async with asyncio.timeout(SECONDS):
@@ -228,6 +247,19 @@ async def server_at(
     finally:
         await redis.aclose()
         database.close()
+
+
+def call_of(services: Services) -> ConversationId:
+    """The call that is fuzzed."""
+    return call_id(services.secret_key, "demo", "fuzz")
+
+
+async def begin_call(services: Services) -> None:
+    name, log = call_of(services), services.log
+    await log.create(name, site="demo", visitor=VisitorId("v-call"))
+    opened = {"channel": "call", "external": {}, "language": None, "attributes": {}, "actor": "api"}
+    await log.append_staff_event(name, "channel.opened", opened, "channel.opened")
+    await log.change_status(name, "human", reason="call", actor="anna", agent="anna")
 
 
 async def answer_all(services: Services) -> None:
@@ -258,7 +290,7 @@ async def attack(address: str, services: Services, maker: Maker, found: Findings
         async with (
             asyncio.timeout(SECONDS),
             connect(
-                f"ws://{address}{path}",
+                f"ws://{address}{path.format(call=call_of(services))}",
                 origin=ORIGIN,  # type: ignore[arg-type]
                 compression=None,
                 proxy=None,
@@ -298,6 +330,8 @@ async def _attack(
 
 def _hello(path: str, services: Services, rng: random.Random) -> dict[str, Any]:
     signer = signer_of(services)
+    if path == STREAM:
+        return {"type": "hello", "token": services.admin_token}
     if path == "/v1/desk":
         return {"type": "hello", "token": signer.issue_staff("anna", 1)[0]}
     visitor = f"v-{rng.randrange(200)}"

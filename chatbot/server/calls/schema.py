@@ -1,5 +1,6 @@
 """What comes in over ``/v1/assist``: bodies of HTTP and frames of the stream."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -15,11 +16,28 @@ from pydantic import (
 from chatbot.errors import ProtocolViolation
 from chatbot.protocol import FactName, FactValue, Id, Ping, frame_problem
 
+_UNKEPT = re.compile("[\x00\ud800-\udfff]")
 EARLIEST = 10**12  # Unix ms of 2001: what is less was meant in seconds
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _can_be_kept(cls, value: Any) -> Any:
+        if not _kept(value):
+            raise ValueError("it holds a NUL character or half a character, which cannot be kept")
+        return value
+
+
+def _kept(value: Any) -> bool:
+    """Whether SQL and UTF-8 can hold every text in ``value``."""
+    if isinstance(value, dict):
+        return all(_kept(part) for item in value.items() for part in item)
+    if isinstance(value, list):
+        return all(_kept(part) for part in value)
+    return not isinstance(value, str) or not _UNKEPT.search(value)
 
 
 class CallBegin(_Strict):

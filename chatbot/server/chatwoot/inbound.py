@@ -9,7 +9,6 @@ import structlog
 
 from chatbot.conversation.events import ConversationId, Head, Status, VisitorId
 from chatbot.errors import Conflict, NotAllowed, NotFound, Overloaded
-from chatbot.protocol import check_text
 from chatbot.server.auth import signer_of
 from chatbot.server.channels import chatwoot_id
 from chatbot.server.chatwoot.config import ChatwootSite
@@ -90,7 +89,7 @@ class Inbound:
         accepted = await self._log.append_message(
             name,
             role="visitor",
-            text=check_text(text.replace("\x00", "")[:most], most),
+            text=text[:most],
             client_message_id=f"cw-{message.id}",
             author=(await self._head(name)).visitor,
         )

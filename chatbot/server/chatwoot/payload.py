@@ -14,9 +14,19 @@ Status = Literal["pending", "open", "snoozed", "resolved"]
 _TYPES = {0: "incoming", 1: "outgoing", 2: "activity", 3: "template"}  # numbers in some payloads
 
 
+def _kept(value: Any) -> Any:
+    """A text without what SQL and UTF-8 cannot hold."""
+    if not isinstance(value, str):
+        return value
+    return value.replace("\x00", "").encode(errors="replace").decode()
+
+
+Words = Annotated[str | None, BeforeValidator(_kept)]
+
+
 class Person(BaseModel):
     id: int | None = None
-    name: str | None = None
+    name: Words = None
     type: str | None = None  # user, agent_bot, contact ...
 
 
@@ -41,7 +51,7 @@ class Message(BaseModel):
     """Of ``message_created``."""
 
     id: int = Field(ge=1)
-    content: str | None = None
+    content: Words = None
     message_type: Annotated[str, BeforeValidator(lambda value: _TYPES.get(value, value))]
     private: bool = False
     sender: Person | None = None

@@ -1,5 +1,7 @@
 """Calls over HTTP: whose they are, what is heard, what comes back, what became of drafts."""
 
+import json
+
 import httpx
 import pytest
 
@@ -266,6 +268,8 @@ async def test_staff_may_help_themselves(server: Running, anna: str, ben: str) -
         ({"final": "yes"}, "final"),
         ({"finl": True}, "finl"),
         ({"text": None}, "text"),
+        ({"text": "a\x00b"}, "NUL"),
+        ({"text": "\ud800"}, "half a character"),
     ],
 )
 async def test_bad_fragments_are_refused_by_name(
@@ -274,12 +278,37 @@ async def test_bad_fragments_are_refused_by_name(
     call = await telephony.call()
     good = said("u1", "customer", "fine", 0)
     bad = {**said("u2", "customer", "x", 0), **change}
+    body = json.dumps({"fragments": [good, bad]})  # what is not UTF-8 is escaped
     answer = await telephony.http.post(
-        f"/sessions/{call}/fragments", json={"fragments": [good, bad]}
+        f"/sessions/{call}/fragments", content=body, headers={"Content-Type": "application/json"}
     )
     assert answer.status_code in (413, 422), answer.text
     assert named in answer.json()["error"]["message"]
     assert (await telephony.read(call))["transcript"] == []  # not the good one either
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"call_id": ""}, "call_id"),
+        ({"call_id": "a\x00b"}, "NUL"),
+        ({"agent": " anna"}, "agent"),
+        ({"agent": None}, "agent"),
+        ({"language": "German"}, "language"),
+        ({"attributes": {"queue": 7}}, "queue"),
+        ({"attributes": {"queue": "x\x00"}}, "NUL"),
+        ({"attributes": {str(n): "x" for n in range(31)}}, "attributes"),
+        ({"customer": ""}, "customer"),
+        ({"queue": "returns"}, "queue"),
+    ],
+)
+async def test_a_bad_beginning_is_refused_by_name(
+    telephony: Telephony, change: dict[str, object], named: str
+) -> None:
+    body = {"site": "demo", "call_id": "pbx 1", "agent": "anna", **change}
+    answer = await telephony.http.post("/sessions", json=body)
+    assert answer.status_code == 422, answer.text
+    assert named in answer.json()["error"]["message"]
 
 
 async def test_a_customer_never_reads_their_call_in_the_chat(

@@ -153,6 +153,16 @@ async def test_only_what_chatwoot_signed_now_is_taken(
         assert len(found) == (1 if status == 200 else 0)
 
 
+async def test_what_cannot_be_kept_is_left_out(services: Services, place: Chatwoot) -> None:
+    async with serving(services) as server:
+        await take(server, place.says("Wh\x00ere \ud800is it?"), "d-1")
+        await take(server, {**place.agent_says("An\x00na", "H\x00i")}, "d-2")
+    assert [data["text"] for data in await kinds(services, "message.created")] == [
+        "Where ?is it?",
+        "Hi",
+    ]
+
+
 async def test_a_body_that_was_changed_is_refused(services: Services, place: Chatwoot) -> None:
     async with serving(services) as server, httpx.AsyncClient(base_url=server.url) as http:
         body = json.dumps(place.says("Hello")).encode()
