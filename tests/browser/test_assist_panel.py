@@ -81,11 +81,11 @@ async def call(stage: Stage) -> AsyncIterator[Call]:
         yield Call(stage, http, begun.json()["session_id"])
 
 
-async def desktop(stage: Stage, **options: Any) -> Page:
-    """The agent's desktop, with the panel loaded."""
+async def desktop(stage: Stage, early: str = "", **options: Any) -> Page:
+    """The agent's desktop, with the panel loaded; ``early`` runs before the tag's script."""
     stage.website.extra_policy = "; style-src 'unsafe-inline'"
     context = await stage.visitor(**options)
-    await context.add_init_script(RECORD_EVENTS)
+    await context.add_init_script(RECORD_EVENTS + early)
     page = await context.new_page()
     await page.goto(f"{stage.website.url}/desktop")
     await heard(page, "ready")
@@ -196,9 +196,12 @@ async def test_an_agent_on_the_phone_is_helped_by_key(
 
 
 async def test_a_token_that_ended_is_asked_for_anew(stage: Stage, call: Call) -> None:
-    page = await desktop(stage)
+    queued = [["open", call.session, "not a token"], ["shout"]]
+    early = f"if (window === top) window.frontdeskAssist = {{ q: {json.dumps(queued)} }};"
+    page = await desktop(stage, early)
     panel = panel_of(page)
-    await page.evaluate("([id]) => window.frontdeskAssist.open(id, 'not a token')", [call.session])
+    [problem] = await heard(page, "error")
+    assert problem["code"] == "bad_call"
     assert await heard(page, "token") == [{"session": call.session}]
     await page.evaluate("([token]) => window.frontdeskAssist.setToken(token)", [await call.token()])
     await expect(panel.locator("#link")).to_have_text("On the phone: anna")
