@@ -182,6 +182,9 @@ async def test_an_agent_on_the_phone_is_helped_by_key(
     await expect(drafts).to_have_count(1)
     await keys.press("a")
     await heard(page, "insert", 2)
+    async with asyncio.timeout(15):  # the page is told at once, the server a moment later
+        while len(await call.fates()) < 5:  # noqa: ASYNC110 - the log's
+            await asyncio.sleep(0.02)
     assert await call.fates() == [
         ("suggestions.shown", "s1"),
         ("suggestion.rejected", "s1"),
