@@ -2,8 +2,9 @@
 with the store or a worker is asked for again.
 
 ``fd:assist:jobs`` is a list of ``{conversation, upto}``; ``fd:assist:asked:<cid>:<upto>`` keeps a
-question from being asked twice; ``fd:assist:set:<cid>`` is the newest draft set. A publication on
-``fd:assist`` names the conversation whose set changed: a wake-up, never data.
+question from being asked twice. The newest draft set lies beside the conversation's log and is
+erased with it. A publication on ``fd:assist`` names the conversation whose set changed: a wake-up,
+never data.
 """
 
 import json
@@ -15,14 +16,20 @@ from redis.asyncio import Redis
 from chatbot.assist.drafts import Draft
 from chatbot.assist.hints import Hint
 from chatbot.conversation.events import ConversationId
+from chatbot.conversation.keys import keys_of
 from chatbot.conversation.store import as_text, call_store
 
 JOBS = "fd:assist:jobs"
 ASKED = "fd:assist:asked:{cid}:{upto}"
-SET = "fd:assist:set:{cid}"
 ASSIST_CHANNEL = "fd:assist"
 ASKED_SECONDS = 60  # a question whose worker died is asked again after this
 SET_SECONDS = 3600
+# Of a conversation that was erased meanwhile nothing is kept. KEYS: head, drafts.
+_PUT = """
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[2])
+end
+"""
 MOST_JOBS = 200  # older questions are dropped: nobody waits for them any more
 
 
@@ -63,6 +70,7 @@ class AssistBoard:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._put = redis.register_script(_PUT)
 
     async def ask(self, job: AssistJob) -> bool:
         """Ask once for drafts; False when somebody has asked already."""
@@ -85,13 +93,15 @@ class AssistBoard:
         return AssistJob(ConversationId(fields["conversation"]), int(fields["upto"]))
 
     async def put(self, conversation_id: ConversationId, drafts: DraftSet) -> None:
-        fields = drafts.to_wire()
-        name = SET.format(cid=conversation_id)
-        await call_store(lambda: self._redis.set(name, json.dumps(fields), ex=SET_SECONDS))
+        names = keys_of(conversation_id)
+        text = json.dumps(drafts.to_wire())
+        await call_store(
+            lambda: self._put(keys=[names.head, names.drafts], args=[text, SET_SECONDS])
+        )
         await call_store(lambda: self._redis.publish(ASSIST_CHANNEL, conversation_id))
 
     async def get(self, conversation_id: ConversationId) -> DraftSet | None:
-        name = SET.format(cid=conversation_id)
+        name = keys_of(conversation_id).drafts
         text = await call_store(lambda: self._redis.get(name))
         if text is None:
             return None

@@ -24,6 +24,7 @@ LIVE = "fd:{{{lane:02d}}}:live:{cid}"
 IDS = "fd:{{{lane:02d}}}:ids:{cid}"
 GONE = "fd:{{{lane:02d}}}:gone:{cid}"
 TALK = "fd:{{{lane:02d}}}:talk:{cid}"  # what is being said in a call and is not final yet
+DRAFTS = "fd:{{{lane:02d}}}:drafts:{cid}"  # for an agent, see ../assist/board.py
 HEADS = "fd:{*}:head:*"  # pattern of every HEAD
 JOBS = "fd:{{{lane:02d}}}:jobs"
 OPEN = "fd:{{{lane:02d}}}:open"
@@ -63,6 +64,7 @@ class Keys:
     notify: str
     gone: str
     talk: str
+    drafts: str
 
     def as_list(self) -> list[str]:
         return [
@@ -76,13 +78,14 @@ class Keys:
             self.notify,
             self.gone,
             self.talk,
+            self.drafts,
         ]
 
 
 def keys_of(conversation_id: ConversationId) -> Keys:
     """All keys of one conversation. Raises InputError as :func:`lane_of`."""
     lane = lane_of(conversation_id)
-    names = (HEAD, LOG, LIVE, IDS, JOBS, OPEN, DIRTY, NOTIFY, GONE, TALK)
+    names = (HEAD, LOG, LIVE, IDS, JOBS, OPEN, DIRTY, NOTIFY, GONE, TALK, DRAFTS)
     return Keys(*(name.format(lane=lane, cid=conversation_id) for name in names))
 
 

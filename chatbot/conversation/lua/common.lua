@@ -5,7 +5,7 @@
 -- send as JSON are put together as text.
 local HEAD, LOG, LIVE, IDS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local JOBS, OPEN, DIRTY, NOTIFY = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local GONE, TALK = KEYS[9], KEYS[10]
+local GONE, TALK, DRAFTS = KEYS[9], KEYS[10], KEYS[11]
 local PUBLISH = ARGV[1] -- PUBLISH, or SPUBLISH on a cluster
 local GROUP, CONSUMER = 'workers', 'worker'
 -- Seconds until keys go that hold nothing unrecorded (docs/decisions/0004-conversation-log.md)

@@ -15,7 +15,7 @@ end
 if not missing then
   drop_job(h.job)
 end
-redis.call('DEL', HEAD, LOG, LIVE, IDS, TALK)
+redis.call('DEL', HEAD, LOG, LIVE, IDS, TALK, DRAFTS)
 redis.call('ZREM', OPEN, ARGV[2])
 redis.call('ZREM', DIRTY, ARGV[2])
 redis.call(PUBLISH, NOTIFY, ARGV[2])

@@ -4,7 +4,8 @@ from redis.asyncio import Redis
 
 from chatbot.assist.board import ASSIST_CHANNEL, MOST_JOBS, AssistBoard, AssistJob, DraftSet
 from chatbot.assist.drafts import Draft
-from chatbot.conversation.events import ConversationId
+from chatbot.conversation.events import ConversationId, VisitorId
+from chatbot.conversation.log import RedisLog
 
 CID = ConversationId("c-1")
 
@@ -29,6 +30,8 @@ async def test_what_nobody_drafts_for_does_not_pile_up(redis: Redis) -> None:
 
 async def test_a_set_comes_back_as_it_was_put_and_wakes_the_desks(redis: Redis) -> None:
     board = AssistBoard(redis)
+    log = RedisLog(redis, None, 30, 3)
+    await log.create(CID, site="demo", visitor=VisitorId("v-1"))
     assert await board.get(CID) is None
     draft = Draft("p0", 'Zürich "🙂"', "past", 0.25, "c-0")
     whole = DraftSet("s1", 7, "v1", (draft,), complete=True)

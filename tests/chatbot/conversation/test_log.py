@@ -57,7 +57,7 @@ def test_the_documented_keys_are_the_keys() -> None:
     text = (Path(__file__).parents[3] / "docs" / "architecture.md").read_text()
     templates = (
         keys.LOG, keys.HEAD, keys.LIVE, keys.IDS, keys.JOBS, keys.OPEN, keys.DIRTY, keys.NOTIFY,
-        keys.GONE,
+        keys.GONE, keys.TALK, keys.DRAFTS,
     )  # fmt: skip
     for template in templates:
         assert f"| `{template.format(lane=7, cid='<cid>')}` |" in text
@@ -75,6 +75,8 @@ async def test_everything_is_stored_under_the_documented_keys(
         names.jobs,
         names.notify,  # a channel
         names.gone,  # nothing was erased
+        names.talk,  # no call
+        names.drafts,  # no agent
     }
     assert [entry[0] for entry in await redis.xrange(names.log)] == ["1-0"]
     (entry,) = await redis.xrange(names.log)

@@ -334,6 +334,8 @@ async def test_a_person_is_erased_with_their_calls(server: Running, telephony: T
     call = (await telephony.begin(customer="customer 7"))["session_id"]
     await telephony.hear(call, said("u1", "customer", "my secret", 0))
     await telephony.hear(call, said("u2", "customer", "half of", 1000, final=False))
+    await drafted(server, call, 1)
+    assert await AssistBoard(server.services.redis).get(ConversationId(call))
     headers = {"Authorization": f"Bearer {server.services.admin_token}"}
     async with httpx.AsyncClient(base_url=f"{server.url}/v1/admin", headers=headers) as admin:
         found = await admin.post("/people/find", json={"site": "demo", "subject": "customer 7"})
@@ -355,6 +357,8 @@ async def test_a_person_is_erased_with_their_calls(server: Running, telephony: T
     # what stays for a while is that there was one: no word of it
     left = {key.split(call)[0] for key in keys if call in key}
     assert all(":gone:" in key or key == "fd:assist:asked:" for key in left), left
+    await drafted(server, call, 1, "late")  # a worker that has not heard of it
+    assert await AssistBoard(server.services.redis).get(ConversationId(call)) is None
 
 
 async def test_the_desk_cannot_give_a_call_to_the_bot(
