@@ -112,6 +112,7 @@ async def test_a_release_is_a_boundary_that_the_model_does_not_read(
         about = {"conversation_id": await _say(visitor, "hello")}
         await desk.send("conversation.claim", **about)
         await desk.send("conversation.release", **about)
+        await desk.receive_until("conversation.listed", status="bot", reason="released")
         async with worker.at_work():
             await visitor.receive_until("reply.completed")
     events = await server.services.log.read(ConversationId(about["conversation_id"]))
