@@ -25,9 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chatbot.assist.drafts import MOST, Draft, rank
+from chatbot.assist.drafts import MOST, Draft, Written, rank
 from chatbot.assist.retrieval import Match, ReplyIndex, examples_of, situation_of, vote
-from chatbot.engine.interface import Engine, GenerationRequest, SamplingParams
+from chatbot.engine.interface import Chunk, Engine, GenerationRequest, SamplingParams
 from chatbot.prompt import ChatMessage, encode_prompt
 
 DATA = Path(os.environ.get("FRONTDESK_TEST_DATA", "../shared/data"))
@@ -105,17 +105,17 @@ class Model:
         self._engine = engine
         self._adapter = adapter
 
-    async def draft(self, turn: Turn, number: int) -> Draft:
+    async def draft(self, turn: Turn, number: int) -> Written:
         ids = encode_prompt(
             turn.history, self._engine.tokenizer, self._engine.max_context - REPLY_TOKENS
         )
         params = SamplingParams(max_tokens=REPLY_TOKENS)
         request = GenerationRequest(f"t{number}", tuple(ids), params, self._adapter)
-        text, confidence = "", 0.0
-        async for chunk in self._engine.submit(request):
-            text += chunk.text
-            confidence = chunk.confidence or confidence
-        return Draft("m0", text.strip(), "model", confidence, self._adapter or "base")
+        text, last = "", Chunk("")
+        async for last in self._engine.submit(request):
+            text += last.text
+        made = Draft("m0", text.strip(), "model", last.confidence or 0.0, self._adapter or "base")
+        return Written(made, last.probability or 0.0)
 
 
 async def draft_all(index: ReplyIndex, turns: Sequence[Turn], model: Model | None) -> list[Drafted]:
@@ -126,8 +126,8 @@ async def draft_all(index: ReplyIndex, turns: Sequence[Turn], model: Model | Non
             began = time.perf_counter()
             matches: list[Match] = vote(index.nearest(situation_of(turn.history)))[:CANDIDATES]
             seconds = time.perf_counter() - began
-            own = [await model.draft(turn, number)] if model else []
-            return Drafted(turn, rank(own, matches), seconds, own[0].text if own else "")
+            own = await model.draft(turn, number) if model else None
+            return Drafted(turn, rank(own, matches), seconds, own.draft.text if own else "")
 
     return await asyncio.gather(*(one(number, turn) for number, turn in enumerate(turns)))
 

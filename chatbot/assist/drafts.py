@@ -4,7 +4,7 @@ A draft set is made for one question: ``upto`` is the offset of the visitor's me
 answers. When the visitor has written again, or somebody has answered, it is worth nothing.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,8 +12,6 @@ from chatbot.assist.retrieval import Match
 
 Source = Literal["model", "past"]
 MOST = 3
-# The share of votes at which a past reply stands level with the model's own; see rank()
-MODEL_SHARE = 0.45
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +37,35 @@ class Draft:
         }
 
 
-def rank(model: Sequence[Draft], matches: Iterable[Match], most: int = MOST) -> list[Draft]:
-    """The best ``most`` drafts. A reply that model and past agree on stands first. The model's
-    own counts like a past reply with ``MODEL_SHARE`` of the votes, times its confidence: where
-    the past is sure it leads, where it wavers the model does."""
-    past = [
-        Draft(f"p{number}", match.reply, "past", match.share, match.source)
-        for number, match in enumerate(matches)
-    ]
-    own = {draft.text.strip(): draft for draft in model if draft.text.strip()}
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What the model would say. ``probability`` 0..1: of this very reply, the product of its
+    tokens' probabilities."""
+
+    draft: Draft
+    probability: float
+
+
+def rank(own: Written | None, matches: Iterable[Match], most: int = MOST) -> list[Draft]:
+    """The best ``most`` drafts.
+
+    How good a reply is, is the mean of two opinions on how probable it is (a linear opinion pool,
+    Stone 1961, doi 10.1214/aoms/1177704873): its share of the votes of the past, and the model's.
+    The model is asked for the reply that it wrote itself; of others it is taken to say 0. So a
+    reply that both come to leads, the past leads where it is sure, and the model where it is.
+    """
+    text = own.draft.text.strip() if own else ""
     scored: list[tuple[float, Draft]] = []
-    for draft in past:
-        same = own.pop(draft.text, None)
-        if same is None:
-            scored.append((draft.confidence, draft))
+    for number, match in enumerate(matches):
+        draft = Draft(f"p{number}", match.reply, "past", match.share, match.source)
+        if own and match.reply == text:
+            joined = 1 - (1 - match.share) * (1 - own.draft.confidence)
+            scored.append((match.share + own.probability, _agreed(own.draft, joined)))
+            own = None
         else:
-            joined = 1 - (1 - draft.confidence) * (1 - same.confidence)
-            scored.append((1 + joined, _agreed(same, joined)))
-    scored += [(MODEL_SHARE * draft.confidence, draft) for draft in own.values()]
+            scored.append((match.share, draft))
+    if own and text:
+        scored.append((own.probability, own.draft))
     scored.sort(key=lambda item: item[0], reverse=True)
     return [draft for _, draft in scored[:most]]
 

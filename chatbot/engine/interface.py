@@ -83,13 +83,15 @@ class Usage:
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """A piece of a reply. ``text`` is whole UTF-8 (never half a character) and may be empty;
-    the last chunk, and only it, has a ``finish_reason``, the usage and the confidence."""
+    the last chunk, and only it, has a ``finish_reason``, the usage, the confidence and the
+    probability."""
 
     text: str
     token_ids: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     confidence: float | None = None  # mean probability of the chosen tokens, 0..1
+    probability: float | None = None  # of this very reply: the product of its tokens', 0..1
 
 
 class ReplyStream(Protocol):

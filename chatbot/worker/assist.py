@@ -12,14 +12,14 @@ import secrets
 import structlog
 
 from chatbot.assist.board import AssistBoard, AssistJob, DraftSet
-from chatbot.assist.drafts import MOST, Draft, rank
+from chatbot.assist.drafts import MOST, Draft, Written, rank
 from chatbot.assist.hints import Hint
 from chatbot.assist.memory import Memory
 from chatbot.assist.retrieval import Match, situation_of
 from chatbot.conversation.interface import Catchup
 from chatbot.conversation.transcript import conversation_messages
 from chatbot.crew import end_tasks
-from chatbot.engine.interface import GenerationRequest, SamplingParams
+from chatbot.engine.interface import Chunk, GenerationRequest, SamplingParams
 from chatbot.errors import FrontdeskError
 from chatbot.prompt import ChatMessage, encode_prompt, system_tokens
 from chatbot.services import Services
@@ -121,7 +121,7 @@ class Drafting:
         head = await self._tools.log.head(self._job.conversation_id)
         return head is not None and head.question == self._job.upto
 
-    async def _write(self, messages: list[ChatMessage], adapter: str | None) -> Draft | None:
+    async def _write(self, messages: list[ChatMessage], adapter: str | None) -> Written | None:
         """The model's own draft, shown as it grows; None when the conversation moved on."""
         engine, settings = self._tools.engine, self._tools.settings
         budget = min(settings.reply_max_tokens, engine.max_context // 2)
@@ -135,29 +135,33 @@ class Drafting:
             owner=self._job.conversation_id,  # what the bot's replies left in the cache, too
             draft_scopes=(version_scope(self._version),),
         )
-        text, confidence = "", 0.0
+        text, last = "", Chunk("")
         loop = asyncio.get_running_loop()
         shown_at = loop.time()
         async with contextlib.aclosing(engine.submit(request)) as stream:
             async for chunk in stream:
                 text += chunk.text
-                confidence = chunk.confidence or confidence
+                last = chunk
                 if loop.time() - shown_at >= FLUSH_SECONDS:
                     if not await self._still_open():
                         return None
-                    await self._show(self._draft(text, 0.0))
+                    await self._show(Written(self._draft(text, 0.0), 0.0))
                     shown_at = loop.time()
-        return self._draft(text, confidence) if await self._still_open() else None
+        if not await self._still_open():
+            return None
+        # a model server that tells no probabilities is believed like an even vote
+        probability = 0.5 if last.probability is None else last.probability
+        return Written(self._draft(text, last.confidence or 0.0), probability)
 
     def _draft(self, text: str, confidence: float) -> Draft:
         return Draft("m0", text, "model", confidence, self._version)
 
-    async def _show(self, own: Draft | None, *, complete: bool = False) -> None:
+    async def _show(self, own: Written | None, *, complete: bool = False) -> None:
         """Put what there is on the board. A draft that grows stands last until it is whole."""
         if complete or own is None:
-            drafts = rank([own] if own else [], self._matches)
+            drafts = rank(own, self._matches)
         else:
-            drafts = [*rank([], self._matches, MOST - 1), own]
+            drafts = [*rank(None, self._matches, MOST - 1), own.draft]
         await self._board.put(
             self._job.conversation_id,
             DraftSet(self._id, self._job.upto, self._version, tuple(drafts), complete, self._hints),

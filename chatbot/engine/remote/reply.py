@@ -45,7 +45,7 @@ class RemoteReply:
         self._earlier = 0  # tokens by the calls before this one
         self._told = 0  # tokens by the usage that this call told
         self._said_end = False  # the end is a token, too
-        self._probability_sum, self._probabilities = 0.0, 0
+        self._probability_sum, self._product, self._probabilities = 0.0, 1.0, 0
 
     # -- what came, and what to ask for next
 
@@ -96,6 +96,7 @@ class RemoteReply:
         for value in piece.logprobs:
             if math.isfinite(value):
                 self._probability_sum += math.exp(min(value, 0.0))
+                self._product *= math.exp(min(value, 0.0))
                 self._probabilities += 1
         if piece.cached_tokens is not None:
             self.cached_tokens = max(self.cached_tokens, piece.cached_tokens)
@@ -141,9 +142,12 @@ class RemoteReply:
             reason = "end"
         else:
             rest += self._stops.flush()
-        confidence = self._probability_sum / self._probabilities if self._probabilities else None
+        confidence = probability = None
+        if self._probabilities:
+            confidence = self._probability_sum / self._probabilities
+            probability = self._product
         usage = Usage(len(self.request.prompt_ids), self.cached_tokens, self.tokens)
-        return Chunk(rest, (), reason, usage, confidence)
+        return Chunk(rest, (), reason, usage, confidence, probability)
 
 
 def _joined(text: str) -> str:

@@ -55,7 +55,8 @@ class Reply:
     def _last(self, text: str, tokens: tuple[int, ...], reason: FinishReason) -> Chunk:
         sequence = self.sequence
         usage = Usage(len(sequence.prompt), sequence.cached_tokens, self.delivered)
-        return Chunk(text, tokens, reason, usage, self.chooser.confidence)
+        chooser = self.chooser
+        return Chunk(text, tokens, reason, usage, chooser.confidence, chooser.probability)
 
 
 class TorchReplyStream:

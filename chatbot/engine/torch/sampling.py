@@ -35,6 +35,7 @@ class TokenChooser:
     def __init__(self, params: SamplingParams, prompt: Items[int]) -> None:
         self.params = params
         self.probability_sum = 0.0
+        self._product = 1.0
         self.chosen = 0
         self._random = random.Random(params.seed)  # None: seeded by the system
         self._uniform: deque[float] = deque()  # of the next tokens
@@ -65,6 +66,11 @@ class TokenChooser:
         penalty and temperature); None before the first."""
         return self.probability_sum / self.chosen if self.chosen else None
 
+    @property
+    def probability(self) -> float | None:
+        """Product of the same probabilities: how probable this very reply was."""
+        return self._product if self.chosen else None
+
     def uniform(self, ahead: int) -> float:
         """The random number of the token after the next ``ahead`` ones."""
         while len(self._uniform) <= ahead:
@@ -76,6 +82,7 @@ class TokenChooser:
         if self._uniform:
             self._uniform.popleft()
         self.probability_sum += probability
+        self._product *= probability
         self.chosen += 1
         if self.penalised:
             self._seen[token] = None

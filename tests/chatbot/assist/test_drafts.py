@@ -1,6 +1,6 @@
 """How drafts of the model and of the past are ranked."""
 
-from chatbot.assist.drafts import Draft, rank
+from chatbot.assist.drafts import Draft, Written, rank
 from chatbot.assist.retrieval import Match
 
 
@@ -8,25 +8,27 @@ def match(reply: str, share: float) -> Match:
     return Match(reply, share, 0.5, "c-1")
 
 
-def own(text: str, confidence: float) -> Draft:
-    return Draft("m0", text, "model", confidence, "v1")
+def own(text: str, probability: float) -> Written:
+    return Written(Draft("m0", text, "model", 0.9, "v1"), probability)
 
 
 def test_what_both_say_stands_first_and_once() -> None:
-    ranked = rank([own("Which bank? ", 0.6)], [match("Hello.", 0.8), match("Which bank?", 0.1)])
+    ranked = rank(own("Which bank? ", 0.6), [match("Hello.", 0.5), match("Which bank?", 0.1)])
     assert [draft.text for draft in ranked] == ["Which bank?", "Hello."]
     assert ranked[0].agreed
     assert ranked[0].source == "model"
-    assert ranked[0].confidence > 0.6
+    assert ranked[0].confidence > 0.9
 
 
 def test_the_past_leads_where_it_is_sure_and_the_model_where_it_wavers() -> None:
-    sure = rank([own("mine", 0.9)], [match("theirs", 0.9), match("other", 0.05)])
+    sure = rank(own("mine", 0.4), [match("theirs", 0.9), match("other", 0.05)])
     assert [draft.text for draft in sure] == ["theirs", "mine", "other"]
-    wavering = rank([own("mine", 0.9)], [match("a", 0.2), match("b", 0.2), match("c", 0.2)])
+    wavering = rank(own("mine", 0.4), [match("a", 0.2), match("b", 0.2), match("c", 0.2)])
     assert [draft.text for draft in wavering] == ["mine", "a", "b"]
+    neither = rank(own("mine", 0.01), [match("a", 0.2), match("b", 0.2), match("c", 0.2)])
+    assert [draft.text for draft in neither] == ["a", "b", "c"]
 
 
 def test_nothing_and_blank_are_no_drafts() -> None:
-    assert rank([], []) == []
-    assert rank([own("  ", 0.9)], []) == []
+    assert rank(None, []) == []
+    assert rank(own("  ", 0.9), []) == []

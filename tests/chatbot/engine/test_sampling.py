@@ -104,10 +104,12 @@ def test_confidence_is_the_mean_probability_of_the_bare_model() -> None:
     row = chooser((0,), repetition_penalty=2.0)
     one = row.chooser
     assert one.confidence is None
+    assert one.probability is None
     for _ in range(2):
         (token,), (probability,) = choose_tokens(logits, [row])
         one.record(token, probability)
     assert one.confidence == pytest.approx(0.25)
+    assert one.probability == pytest.approx(0.0625)
 
 
 def test_logits_that_are_not_finite_show_as_nan() -> None:

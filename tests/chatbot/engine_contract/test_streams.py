@@ -44,6 +44,8 @@ async def test_the_stream_is_the_whole_text_and_its_last_chunk_alone_has_the_end
     assert 0 <= last.usage.cached_tokens < len(PROMPT)
     assert last.usage.completion_tokens == len(IDS) - len(PROMPT) + 1  # the end is a token
     assert last.confidence is None or 0 < last.confidence <= 1
+    assert (last.probability is None) == (last.confidence is None)
+    assert last.confidence is None or 0 < last.probability <= last.confidence
     told = [token for chunk in chunks for token in chunk.token_ids]
     assert not told or told[: len(IDS) - len(PROMPT)] == IDS[3:]
 

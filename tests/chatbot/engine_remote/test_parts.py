@@ -93,7 +93,9 @@ def test_confidence_is_the_mean_probability() -> None:
     writing.take(Piece("a", None, (0.0,)))
     writing.take(Piece("b", None, (float("-inf"),)))
     writing.take(Piece("c", None, (-0.6931471805599453,)))
-    assert writing.last("end").confidence == pytest.approx(0.75)
+    last = writing.last("end")
+    assert last.confidence == pytest.approx(0.75)
+    assert last.probability == pytest.approx(0.5)
     assert reply().last("end").confidence is None
 
 
