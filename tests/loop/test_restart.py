@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bench.product import children, free_port, lend_base_model, running_product
+from bench.product import children, free_port, running_product
 from chatbot.client import ChatClient
 from chatbot.client_state import Accepted, ReplyEnded
 from chatbot.errors import Conflict
@@ -30,7 +30,6 @@ async def _send_and_wait(chat: ChatClient, text: str, kind: type[Accepted | Repl
 
 async def test_everything_acknowledged_is_there_after_sigkill(tmp_path: Path) -> None:
     """The whole product dies in the middle of a reply; the next start finishes it."""
-    lend_base_model(tmp_path)
     port = free_port()
     texts = ["Hello, do you sell ferns?", "And pots?", "How long does delivery take?"]
     async with running_product(tmp_path, port) as product:
