@@ -7,7 +7,7 @@ to be some of it (``rediss+cluster://`` for TLS).
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import BlockingConnectionPool, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
@@ -18,7 +18,10 @@ HEALTH_CHECK = 15  # seconds of silence after which a connection is tried before
 # A node that is away is asked for again this often, with these pauses (seconds): a caller learns
 # within a second or so that the store is away, and a slot that moved is found at once.
 NODE_RETRIES, NODE_PAUSES = 1, (0.05, 0.5)
-# Every socket of a server may want to read at once.
+# Every socket of a server may want to read at once. On one server they take turns at so many
+# connections, each for a moment; who waits for a turn longer than this is told that it is away.
+CONNECTIONS, TURN_SECONDS = 256, 20.0
+# A cluster's client has no turns; a node lets in 10,000 clients unless it is told otherwise.
 CONNECTIONS_PER_NODE = 10_000
 
 
@@ -36,7 +39,15 @@ def open_redis(url: str) -> Redis:
     try:
         if is_cluster(url):
             return _open_cluster(url)
-        return Redis.from_url(url, decode_responses=True, health_check_interval=HEALTH_CHECK)
+        return Redis.from_pool(
+            BlockingConnectionPool.from_url(
+                url,
+                max_connections=CONNECTIONS,
+                timeout=TURN_SECONDS,
+                decode_responses=True,
+                health_check_interval=HEALTH_CHECK,
+            )
+        )
     except ValueError as error:
         raise SettingsError(f"FRONTDESK_REDIS_URL cannot be read: {error}") from None
 

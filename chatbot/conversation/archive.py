@@ -281,7 +281,7 @@ def _filtered(wanted: ConversationFilter) -> Select[Conversation]:
         query = query.where(review if wanted.reviewed else ~review)
     if wanted.cursor:
         at, _, last_id = wanted.cursor.partition(":")
-        if not at.isdecimal() or not last_id:
+        if not at.isdecimal() or len(at) > 18 or not last_id:
             raise InputError("cursor: not one that a page gave")
         place = tuple_(Conversation.updated_at, Conversation.id)
         query = query.where(place < tuple_(int(at), last_id))

@@ -15,10 +15,10 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
-from sqlalchemy.exc import DatabaseError, InterfaceError, OperationalError
+from sqlalchemy.exc import DatabaseError, DataError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from chatbot.errors import StorageFull, StoreUnavailable
+from chatbot.errors import InputError, StorageFull, StoreUnavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 SQLITE_WAIT_SECONDS = 30
@@ -119,6 +119,9 @@ def _lock(connection: Connection, name: str) -> None:
 def _mapped_errors() -> Iterator[None]:
     try:
         yield
+    except (DataError, OverflowError) as error:  # text with U+0000, a number beyond 64 bits
+        cause = str(error.orig if isinstance(error, DataError) else error).strip()
+        raise InputError(f"a value does not fit the database: {cause}") from error
     except (DatabaseError, InterfaceError) as error:
         # its subclasses but these are mistakes in a statement: ours, and they stay what they are
         if type(error) in (DatabaseError, OperationalError, InterfaceError):

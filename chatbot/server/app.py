@@ -12,7 +12,7 @@ from chatbot.server.admin import admin_router
 from chatbot.server.calls import sessions, stream
 from chatbot.server.chatwoot import webhook
 from chatbot.server.completions import chat, models
-from chatbot.server.errors import install_error_handlers
+from chatbot.server.errors import ErrorAnswer, install_error_handlers
 from chatbot.server.limits import SocketLimits
 from chatbot.server.middleware import BodyLimit, RequestContext
 from chatbot.server.pages import pages_router
@@ -40,7 +40,12 @@ def create_app(
         finally:
             await room.stop()
 
-    app = FastAPI(title="Frontdesk", version=__version__, lifespan=lifespan)
+    app = FastAPI(
+        title="Frontdesk",
+        version=__version__,
+        lifespan=lifespan,
+        responses={"default": {"description": "An error", "model": ErrorAnswer}},
+    )
     app.state.services = services
     app.state.room = room
     install_error_handlers(app, room.metrics.limited)

@@ -10,6 +10,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from chatbot.errors import FrontdeskError, NotAuthenticated, Overloaded
@@ -19,7 +20,22 @@ log = structlog.get_logger()
 INTERNAL = "something went wrong on our side; the server's log says what"
 # data of an exception that the peer may have, beside code and message
 SHOWN = ("run_id", "reasons", "hold_id")
-HTTP_CODES = {413: "too_large", 404: "not_found", 405: "method_not_allowed"}
+HTTP_CODES = {400: "bad_request", 413: "too_large", 404: "not_found", 405: "method_not_allowed"}
+
+
+class ErrorDetail(BaseModel):
+    """``code`` is for programs, ``message`` for people."""
+
+    model_config = ConfigDict(extra="allow")
+
+    code: str | None
+    message: str
+
+
+class ErrorAnswer(BaseModel):
+    """What every answer looks like that is not a success."""
+
+    error: ErrorDetail
 
 
 def install_error_handlers(app: FastAPI, limited: Callable[[str | None], None]) -> None:

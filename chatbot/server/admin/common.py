@@ -14,6 +14,7 @@ Admin = Annotated[StaffClaims, Depends(require_role("admin"))]
 Stores = Annotated[Services, Depends(services_of)]
 Limit = Annotated[int, Query(ge=1, le=200)]
 Cursor = Annotated[str, Query(max_length=200)]
+SAFE_INT = 2**53 - 1  # larger ones are not the same everywhere (RFC 8259, section 6)
 
 
 class Body(BaseModel):

@@ -11,11 +11,11 @@ from chatbot.protocol import Id
 from chatbot.record.tables import Export
 from chatbot.rights import export_jobs
 from chatbot.rights.export import Format, Wanted
-from chatbot.server.admin.common import Admin, Answer, Body, Stores
+from chatbot.server.admin.common import SAFE_INT, Admin, Answer, Body, Stores
 
 router = APIRouter(prefix="/exports", tags=["exports"])
 MEDIA = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
-Time = Annotated[int | None, Field(ge=0)]
+Time = Annotated[int | None, Field(ge=0, le=SAFE_INT)]
 
 
 class ExportFilter(Body):
@@ -90,7 +90,9 @@ def one_export(_: Admin, stores: Stores, export_id: str) -> ExportAnswer:
     return _answer(export_jobs.get_export(stores.database, export_id))
 
 
-@router.get("/{export_id}/file")
+@router.get(
+    "/{export_id}/file", responses={200: {"content": {kind: {} for kind in MEDIA.values()}}}
+)
 def download(user: Admin, stores: Stores, export_id: str) -> FileResponse:
     """The file, streamed. 409 while it is not ready and when it is gone."""
     path = export_jobs.open_export(

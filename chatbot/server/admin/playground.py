@@ -53,7 +53,11 @@ class PlaygroundBody(Body):
         return messages
 
 
-@router.post("/playground", response_class=StreamingResponse)
+@router.post(
+    "/playground",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/x-ndjson": {}}}},
+)
 async def playground(
     user: Reviewer, stores: Stores, request: Request, body: PlaygroundBody
 ) -> StreamingResponse:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Response, status
 from pydantic import Field
 
 from chatbot.protocol import Id
-from chatbot.server.admin.common import Admin, Answer, Body, Reviewer, Stores
+from chatbot.server.admin.common import SAFE_INT, Admin, Answer, Body, Reviewer, Stores
 
 router = APIRouter(prefix="/training/runs", tags=["training"])
 
@@ -93,7 +93,7 @@ def one_run(_: Reviewer, stores: Stores, run_id: str) -> RunAnswer:
 
 @router.get("/{run_id}/progress")
 def progress(
-    _: Reviewer, stores: Stores, run_id: str, after: Annotated[int, Query(ge=0)] = 0
+    _: Reviewer, stores: Stores, run_id: str, after: Annotated[int, Query(ge=0, le=SAFE_INT)] = 0
 ) -> ProgressAnswer:
     """Lines after the one of number ``after``."""
     run = stores.runs.get(run_id)  # before its lines: "completed" then comes with the last one

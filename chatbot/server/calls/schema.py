@@ -15,6 +15,7 @@ from pydantic import (
 
 from chatbot.errors import ProtocolViolation
 from chatbot.protocol import FactName, FactValue, Id, Ping, frame_problem
+from chatbot.server.admin.common import SAFE_INT
 
 _UNKEPT = re.compile("[\x00\ud800-\udfff]")
 EARLIEST = 10**12  # Unix ms of 2001: what is less was meant in seconds
@@ -55,8 +56,8 @@ class CallBegin(_Strict):
 
 class ChatwootFind(_Strict):
     site: str = Field(min_length=1, max_length=64)
-    account: int = Field(ge=1)
-    conversation: int = Field(ge=1)
+    account: int = Field(ge=1, le=SAFE_INT)
+    conversation: int = Field(ge=1, le=SAFE_INT)
 
 
 class Fragment(_Strict):

@@ -12,7 +12,7 @@ from chatbot.server.completions.answers import Answer
 from chatbot.server.completions.errors import OpenAiRoute, Refused
 from chatbot.server.completions.models import resolve
 from chatbot.server.completions.reply import Reply
-from chatbot.server.completions.schema import ChatRequest, read_request
+from chatbot.server.completions.schema import ChatRequest, inlined, read_request
 from chatbot.server.state import Room
 
 router = APIRouter(prefix="/v1/chat", tags=["openai"], route_class=OpenAiRoute)
@@ -20,7 +20,7 @@ MOST_BYTES = 4 * 1024 * 1024
 _SCHEMA = {
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": ChatRequest.model_json_schema()}},
+        "content": {"application/json": {"schema": inlined(ChatRequest.model_json_schema())}},
     }
 }
 

@@ -214,3 +214,21 @@ def _check_length(request: ChatRequest, settings: Settings) -> None:
             f"the messages have {count} characters; {most} at most are looked at, since prompt and "
             f"reply together may have {settings.max_context_tokens} tokens"
         )
+
+
+def inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """A JSON schema with its definitions put where they are named: in a larger document, such as
+    OpenAPI's, ``#/$defs`` would point to the document's."""
+    definitions = schema.get("$defs", {})
+
+    def put(node: Any) -> Any:
+        if isinstance(node, list):
+            return [put(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node:
+            return put(definitions[node["$ref"].removeprefix("#/$defs/")])
+        return {key: put(value) for key, value in node.items() if key != "$defs"}
+
+    found: dict[str, Any] = put(schema)
+    return found
