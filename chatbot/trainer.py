@@ -16,7 +16,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -54,25 +55,30 @@ def run_trainer(
         "FRONTDESK_DATABASE_URL": settings.database_url,
         "FRONTDESK_REDIS_URL": redis_url,
     }
-    while True:
+    wish = _Wish()
+    while not wish.to_end:
         try:
             with Redis.from_url(redis_url) as redis:
-                worker = _Trainer(redis, url, redis_url, environment, recovery_seconds)
+                worker = _Trainer(redis, url, redis_url, environment, recovery_seconds, wish)
                 worker.work(burst=burst)
-                if burst or worker.stop_asked:
-                    return
-        except StopRequested:
-            return  # a signal between two of the blocks above
+            if burst:
+                return
         except RedisError as error:
-            log.warning("trainer.store_away", error=str(error))
-        time.sleep(RESTART_SECONDS)
+            if not wish.to_end:
+                log.warning("trainer.store_away", error=str(error))
+        except StopRequested:
+            pass  # a signal while no job runs
+        with suppress(StopRequested):
+            time.sleep(0 if wish.to_end else RESTART_SECONDS)
 
 
 @contextmanager
 def watched(runs: TrainingRuns, run_id: str) -> Iterator[threading.Event]:
     """For the job: gives signs of life for the run, and yields the event that says "write a
     checkpoint and end": SIGTERM or SIGINT came, a cancel was asked for, or the run was taken
-    away. Main thread only, as it handles signals; the handlers before come back at the end."""
+    away. Main thread only, as it handles signals. The handlers before come back at the end; but
+    once it was told to end, further signals are ignored, so that none cuts short what is still
+    to be written: Linux sends one for each thread of a parent that dies."""
     stop = threading.Event()
     ended = threading.Event()
     before = {
@@ -88,7 +94,7 @@ def watched(runs: TrainingRuns, run_id: str) -> Iterator[threading.Event]:
         ended.set()
         watcher.join()
         for name, handler in before.items():
-            signal.signal(name, handler)
+            signal.signal(name, signal.SIG_IGN if stop.is_set() else handler)
 
 
 def _watch(runs: TrainingRuns, run_id: str, stop: threading.Event, ended: threading.Event) -> None:
@@ -115,6 +121,19 @@ def _opened(url: str) -> Iterator[Database]:
         database.close()
 
 
+@dataclass(slots=True)
+class _Wish:
+    """What a signal said; outlives the worker that hears it. No threading.Event: its handler
+    would wait for a lock that the thread it interrupts may hold."""
+
+    to_end: bool = False
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """That the store is away is said once, by :func:`run_trainer`, and without a stack trace."""
+    return not (record.exc_info and isinstance(record.exc_info[1], RedisError))
+
+
 class _Trainer(Worker):  # type: ignore[misc]  # rq is untyped here
     """rq's forking worker, with signs of life every few seconds instead of minutes, logging left
     to the application, and abandoned runs looked for while it is idle."""
@@ -130,6 +149,7 @@ class _Trainer(Worker):  # type: ignore[misc]  # rq is untyped here
         redis_url: str,
         environment: dict[str, str],
         recovery_seconds: int | None,
+        wish: _Wish,
     ) -> None:
         super().__init__(
             [QUEUE],
@@ -142,21 +162,23 @@ class _Trainer(Worker):  # type: ignore[misc]  # rq is untyped here
             ),
             log_job_description=False,
         )
-        self.stop_asked = False
+        self._wish = wish
         self._database_url = database_url
         self._redis_url = redis_url
         self._environment = environment
 
     def bootstrap(self, *_logging: Any) -> None:
         """As rq's, without its log handlers, and without the level that it gives its logger."""
-        logging.getLogger("rq.worker").setLevel(logging.NOTSET)
+        logger = logging.getLogger("rq.worker")
+        logger.setLevel(logging.NOTSET)
+        logger.addFilter(_is_news)
         self.register_birth()
         self.subscribe()
         self.set_state("started")
         log.info("trainer.ready", queue=QUEUE)
 
     def request_stop(self, signum: Any, frame: Any) -> None:
-        self.stop_asked = True
+        self._wish.to_end = True
         super().request_stop(signum, frame)
 
     def handle_warm_shutdown_request(self) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from bench.faults.stores import Store, valkey_binary
 from chatbot import training_queue
 from chatbot.record.database import Database
 from chatbot.record.tables import TrainingRun
@@ -29,6 +30,14 @@ def runs(
     client.flushdb()
     yield TrainingRuns(database, redis_url)
     client.close()
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for name, handler in before.items():
+        signal.signal(name, handler)
 
 
 class Trainer:
@@ -143,7 +152,8 @@ def test_a_killed_trainer_takes_its_child_along_and_the_run_goes_on(
         process.kill()
         process.wait(DEADLINE)
         _until(lambda: _gone(child), trainer)
-    assert runs.get(run.id).state == "queued"  # it wrote its checkpoint and gave the run back
+    # it wrote its checkpoint and gave the run back
+    assert runs.get(run.id).state == "queued", trainer.log
     with Redis.from_url(redis_url) as redis:
         redis.flushdb()
     with trainer.running("quick"):
@@ -189,6 +199,29 @@ def test_a_redis_that_is_away_is_waited_for(
         process.wait(DEADLINE)
 
 
+def test_sigterm_ends_a_trainer_whose_store_died(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when all of ``frontdesk up`` is killed: first the store is gone, then the trainer is
+    told to end, while a run is on."""
+    store = Store(valkey_binary(), tmp_path / "store")
+    store.start()
+    runs = TrainingRuns(database, store.url)
+    trainer = Trainer(tmp_path, database, store.url, monkeypatch)
+    try:
+        with trainer.running("patient") as process:
+            run = _begin(runs)
+            _until(lambda: _child(runs, run) > 0, trainer)
+            store.kill()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(DEADLINE) == 0, trainer.log
+            assert "Traceback" not in trainer.log
+    finally:
+        store.kill()
+    waiting = runs.get(run.id)
+    assert (waiting.state, waiting.attempts) == ("queued", 0)
+
+
 def test_watching_gives_signs_of_life_and_hears_of_a_cancel(
     runs: TrainingRuns, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,7 +229,6 @@ def test_watching_gives_signs_of_life_and_hears_of_a_cancel(
     run = _begin(runs)
     runs.begin(run.id)
     _age(database, run.id)
-    before = signal.getsignal(signal.SIGTERM)
     with watched(runs, run.id) as stop:
         deadline = time.monotonic() + DEADLINE
         while _heartbeat(database, run.id) < time.time() * 1000 - 30_000:
@@ -205,7 +237,6 @@ def test_watching_gives_signs_of_life_and_hears_of_a_cancel(
         assert not stop.is_set()
         runs.request_cancel(run.id, "ada")
         assert stop.wait(DEADLINE)
-    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_run_that_was_taken_away_is_stopped(
@@ -225,6 +256,16 @@ def test_sigterm_is_heard_while_watching(runs: TrainingRuns) -> None:
     with watched(runs, run.id) as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.wait(DEADLINE)
+    os.kill(os.getpid(), signal.SIGTERM)  # a second one does not cut short what is written now
+
+
+def test_signals_are_what_they_were_after_a_run_that_ended_by_itself(runs: TrainingRuns) -> None:
+    run = _begin(runs)
+    runs.begin(run.id)
+    before = signal.getsignal(signal.SIGTERM)
+    with watched(runs, run.id):
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def _age(database: Database, run_id: str) -> None:
