@@ -5,7 +5,8 @@
 A process of its own, so that measuring takes nothing from the server's process. Each chat is a
 real visitor's turns from a held-out transcript; the replies between them are the server's own, and
 the next turn is sent when the reply has ended (closed loop). ``--arrivals R`` lets chats begin at
-random, R a second (Poisson), instead of all at once. The last line is JSON.
+random, R a second (Poisson), instead of all at once. ``--label`` opens the system prompt, so that a
+run finds nothing in a cache that an earlier one left there. The last line is JSON.
 """
 
 import argparse
@@ -15,7 +16,8 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +32,7 @@ SYSTEM = (
     "offer to pass the visitor on to a colleague. Be polite also where the visitor is not."
 )
 TIMEOUT = 600.0  # seconds for one reply
+Messages = list[dict[str, str]]
 
 
 @dataclass(slots=True)
@@ -40,8 +43,11 @@ class Turn:
     gaps: list[float]
     tokens: int
     prompt_tokens: int
-    cached_tokens: int
+    cached_tokens: int | None  # None: the engine does not tell
     text: str
+
+
+Ask = Callable[[Messages], Awaitable[Turn]]  # raises RuntimeError: refused, or broken off
 
 
 @dataclass(slots=True)
@@ -67,7 +73,7 @@ def visitors(data: Path, chats: int, turns: int) -> list[list[str]]:
     return [found[n % len(found)] for n in range(chats)]
 
 
-async def ask(http: httpx.AsyncClient, spec: argparse.Namespace, messages: list[Any]) -> Turn:
+async def ask(http: httpx.AsyncClient, spec: argparse.Namespace, messages: Messages) -> Turn:
     """One reply, streamed. Raises RuntimeError: the server refused, or broke off."""
     body: dict[str, Any] = {
         "model": spec.model,
@@ -102,54 +108,67 @@ async def ask(http: httpx.AsyncClient, spec: argparse.Namespace, messages: list[
     if usage is None:
         raise RuntimeError("the stream ended without its usage")
     details = usage.get("prompt_tokens_details") or {}
+    cached: int | None = details.get("cached_tokens")
     return Turn(
         first_text=(times[0] if times else time.perf_counter()) - began,
         gaps=[later - before for before, later in pairwise(times)],
         tokens=usage["completion_tokens"],
         prompt_tokens=usage["prompt_tokens"],
-        cached_tokens=details.get("cached_tokens") or 0,
+        cached_tokens=cached,
         text=text,
     )
 
 
-async def chat(
-    http: httpx.AsyncClient, spec: argparse.Namespace, said: list[str], start: float, result: Result
-) -> None:
+@asynccontextmanager
+async def over_http(spec: argparse.Namespace) -> AsyncIterator[Ask]:
+    """Asks the server at ``spec.url``, one connection for each reply that is under way."""
+    limits = httpx.Limits(max_connections=None)
+    headers = {"Authorization": f"Bearer {spec.key}"}
+    async with httpx.AsyncClient(
+        base_url=spec.url, headers=headers, timeout=TIMEOUT, limits=limits
+    ) as http:
+
+        async def one(messages: Messages) -> Turn:
+            try:
+                return await ask(http, spec, messages)
+            except httpx.HTTPError as error:
+                raise RuntimeError(str(error) or repr(error)) from error
+
+        yield one
+
+
+async def chat(ask: Ask, system: str, said: list[str], start: float, result: Result) -> None:
     await asyncio.sleep(start)
-    messages: list[Any] = [{"role": "system", "content": SYSTEM}]
+    messages: Messages = [{"role": "system", "content": system}]
     for number, words in enumerate(said):
         messages.append({"role": "user", "content": words})
         try:
-            turn = await ask(http, spec, messages)
-        except (RuntimeError, httpx.HTTPError) as error:
+            turn = await ask(messages)
+        except RuntimeError as error:
             result.errors.append(str(error) or repr(error))
             return
         result.turns[number].append(turn)
         messages.append({"role": "assistant", "content": turn.text})
 
 
-async def run(spec: argparse.Namespace) -> Result:
-    """All chats, to their ends."""
+async def run(spec: argparse.Namespace, ask: Ask | None = None) -> Result:
+    """All chats, to their ends. ``ask``: how a reply is had; over HTTP where it is left out."""
+    if ask is None:
+        async with over_http(spec) as by_http:
+            return await run(spec, by_http)
     result = Result([[] for _ in range(spec.turns)])
     draw = random.Random(0)
     start, starts = 0.0, []
     for _ in range(spec.chats):
         starts.append(start)
         start += draw.expovariate(spec.arrivals) if spec.arrivals else 0.0
-    limits = httpx.Limits(max_connections=None)
-    headers = {"Authorization": f"Bearer {spec.key}"}
-    async with httpx.AsyncClient(
-        base_url=spec.url, headers=headers, timeout=TIMEOUT, limits=limits
-    ) as http:
-        began = time.perf_counter()
-        said = visitors(spec.data, spec.chats, spec.turns)
-        await asyncio.gather(
-            *(
-                chat(http, spec, words, when, result)
-                for words, when in zip(said, starts, strict=True)
-            )
-        )
-        result.seconds = time.perf_counter() - began
+    said = visitors(spec.data, spec.chats, spec.turns)
+    system = f"{spec.label} {SYSTEM}".strip()
+    began = time.perf_counter()
+    await asyncio.gather(
+        *(chat(ask, system, words, when, result) for words, when in zip(said, starts, strict=True))
+    )
+    result.seconds = time.perf_counter() - began
     return result
 
 
@@ -158,6 +177,8 @@ def summary(result: Result) -> dict[str, Any]:
     turns = [turn for one in result.turns for turn in one]
     gaps = [gap for turn in turns for gap in turn.gaps]
     prompt = sum(turn.prompt_tokens for turn in turns)
+    cached = [turn.cached_tokens for turn in turns if turn.cached_tokens is not None]
+    tells = bool(turns) and len(cached) == len(turns)
     return {
         "tokens_per_s": round(sum(turn.tokens for turn in turns) / result.seconds, 1),
         "replies_per_s": round(len(turns) / result.seconds, 3),
@@ -168,10 +189,10 @@ def summary(result: Result) -> dict[str, Any]:
         "itl_p99_ms": _ms(gaps, 99),
         "replies": len(turns),
         "reply_tokens": sum(turn.tokens for turn in turns),
-        "cached_share": round(sum(t.cached_tokens for t in turns) / prompt, 3) if prompt else None,
+        "cached_share": round(sum(cached) / prompt, 3) if tells else None,
         "computed_tokens_by_turn": [
-            round(statistics.mean(t.prompt_tokens - t.cached_tokens for t in one), 1)
-            if one
+            round(statistics.mean(t.prompt_tokens - (t.cached_tokens or 0) for t in one), 1)
+            if one and tells
             else None
             for one in result.turns
         ],
@@ -189,6 +210,17 @@ def _ms(values: Sequence[float], percent: int) -> float | None:
     return round(1000 * ranked[max(0, -(-len(ranked) * percent // 100) - 1)], 1)
 
 
+def add_load_options(parser: argparse.ArgumentParser, needs_data: bool = True) -> None:
+    """What a run is, whoever is asked."""
+    parser.add_argument("--data", type=Path, required=needs_data)
+    parser.add_argument("--chats", type=int, default=16)
+    parser.add_argument("--turns", type=int, default=6)
+    parser.add_argument("--tokens", type=int, default=0, help="of each reply; 0: natural ends")
+    parser.add_argument("--longest", type=int, default=128, help="of replies that end naturally")
+    parser.add_argument("--arrivals", type=float, default=0.0, help="chats a second; 0: at once")
+    parser.add_argument("--label", default="", help="opens the system prompt")
+
+
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -196,12 +228,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("url", help="as http://127.0.0.1:8080/v1")
     parser.add_argument("model")
     parser.add_argument("--key", default="none")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--chats", type=int, default=16)
-    parser.add_argument("--turns", type=int, default=6)
-    parser.add_argument("--tokens", type=int, default=0, help="of each reply; 0: natural ends")
-    parser.add_argument("--longest", type=int, default=128, help="of replies that end naturally")
-    parser.add_argument("--arrivals", type=float, default=0.0, help="chats a second; 0: at once")
+    add_load_options(parser)
     return parser.parse_args(arguments)
 
 

@@ -121,7 +121,7 @@ def _built_in(target: Path, report: OnProgress) -> Path:
     rename makes the directory appear whole or not at all."""
     if (target / "config.json").is_file():
         return target
-    source = _gguf_file()
+    source = gguf_file()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target.parent / f".{target.name}.lock"):
@@ -142,7 +142,8 @@ def _built_in(target: Path, report: OnProgress) -> Path:
     return target
 
 
-def _gguf_file() -> Path:
+def gguf_file() -> Path:
+    """The file that the built-in base model comes in. Raises BaseModelUnavailable."""
     spec = importlib.util.find_spec(PACKAGE)
     places = list(spec.submodule_search_locations or []) if spec is not None else []
     files = sorted(file for place in places for file in Path(place).glob("*.gguf"))

@@ -2,28 +2,52 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from bench.peers import Endpoint
-from bench.product import free_port, running_product
+from bench.peers import Endpoint, Engine, PeerMissing
+from bench.product import CACHE, free_port, running_product
+from chatbot.manifest import ADAPTER
 
 
 @asynccontextmanager
 async def ours(
-    name: str, version: Path | None, settings: dict[str, str]
-) -> AsyncIterator[Endpoint]:
-    """Started with ``settings`` (FRONTDESK_ variables) and, where ``version`` names a version's
-    directory, with that version live."""
+    name: str, version: Path | None, settings: dict[str, str], runtime: str = "auto"
+) -> AsyncIterator[Engine]:
+    """Started with ``settings`` (FRONTDESK_ variables) on ``runtime``, and, where ``version`` names
+    a version's directory, with that version live.
+
+    Raises:
+        PeerMissing: the runtime is not installed.
+    """
+    runtime = _installed(runtime)
     with tempfile.TemporaryDirectory(prefix="frontdesk-bench-") as folder:
         data_dir = Path(folder)
         if version is not None:
             _install(data_dir, version)
-        environment = {**os.environ, "FRONTDESK_LOG_LEVEL": "warning", **settings}
+        chosen = {"FRONTDESK_LOG_LEVEL": "warning", "FRONTDESK_ENGINE": runtime, **settings}
+        environment = {**os.environ, **chosen}
         async with running_product(data_dir, free_port(), environment=environment) as product:
-            yield Endpoint(name, f"{product.url}/v1", "live", product.token, product.pid)
+            server = Endpoint(name, f"{product.url}/v1", "live", product.token)
+            score = [sys.executable, "-m", "bench.perplexity", runtime, "TEXTS", str(CACHE)]
+            if version is not None:
+                score += ["--adapter", str(version / ADAPTER)]
+            yield Engine(name, server.load, score, product.pid)
+
+
+def _installed(runtime: str) -> str:
+    """The runtime by name; raises PeerMissing."""
+    import importlib.util
+
+    has_openvino = importlib.util.find_spec("openvino") is not None
+    if runtime == "openvino" and not has_openvino:
+        raise PeerMissing("ours: the openvino runtime is missing: pip install -e '.[openvino]'")
+    if runtime == "auto":
+        return "openvino" if has_openvino else "torch"
+    return runtime
 
 
 def _install(data_dir: Path, version: Path) -> None:

@@ -1,12 +1,16 @@
 """The serving benchmark measures what it says, against the real app with a scripted engine."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from bench import load, serving
-from bench.peers import Endpoint, running
+from bench.peers import Endpoint, Needs, PeerMissing, running
+from bench.peers.gguf import gguf_name
+from bench.peers.weights import Weights
+from bench.texts import Text, perplexity
 from tests.chatbot.server.completions.conftest import TEXT, Desk
 
 
@@ -40,7 +44,8 @@ async def test_what_fails_is_counted(desk: Desk, tmp_path: Path) -> None:
     numbers = load.summary(await load.run(load.parse([url, "live", *options])))
     assert (numbers["replies"], numbers["errors"]) == (0, 2)
     assert "401" in numbers["first_error"]
-    assert "ours" in serving.row("ours", 2, numbers)  # also without a single reply
+    # also without a single reply
+    assert "ours" in serving.row("ours", "fixed", 2, numbers)
 
 
 def test_peers_are_named_on_the_command_line() -> None:
@@ -51,3 +56,41 @@ def test_peers_are_named_on_the_command_line() -> None:
             running(wrong)
     parsed = serving.parse(["--quick", "--peer", "x=http://h:1/v1,m"])
     assert (parsed.chats, parsed.turns, parsed.peer[0].name) == ([16], 2, "x")
+
+
+def test_peers_are_chosen_by_name() -> None:
+    assert serving.parse([]).peers == []
+    assert serving.parse(["--peers", "none"]).peers == []
+    assert serving.parse(["--peers", "all"]).peers == list(serving.PEERS)
+    assert serving.parse(["--peers", "vllm,generate"]).peers == ["vllm", "generate"]
+    parsed = serving.parse(["--peer-python", "vllm=/opt/vllm/bin/python"])
+    assert parsed.peer_python == {"vllm": Path("/opt/vllm/bin/python")}
+    for wrong in (["--peers", "tgi"], ["--peer-python", "vllm"], ["--modes", "slow"]):
+        with pytest.raises(SystemExit):
+            serving.parse(wrong)
+
+
+@pytest.mark.parametrize("name", ["openvino", "vllm", "llamacpp"])
+async def test_a_peer_that_is_missing_is_an_error_that_says_how_to_install_it(
+    name: str, tmp_path: Path
+) -> None:
+    nowhere = {name: tmp_path / "bin" / "python"}
+    needs = Needs(tmp_path, 1, nowhere, llama_server=str(tmp_path / "llama-server"))
+    with pytest.raises(PeerMissing, match="pip install") as missing:
+        async with serving.PEERS[name](Weights(None, tmp_path), needs):
+            pass
+    assert f"--peer-python {name}=" in str(missing.value)
+
+
+def test_perplexity_is_over_the_agents_tokens_alone() -> None:
+    texts = [Text([5, 6, 7, 8], [0, 0, 1, 1]), Text([5, 9], [0, 1])]
+    halves = perplexity(texts, lambda ids: [-100.0, *[math.log(0.5)] * (len(ids) - 2)][-3:])
+    assert halves == pytest.approx(math.exp((2 * math.log(2) + 100) / 3))
+
+
+def test_tensors_of_a_llama_have_their_names_in_gguf() -> None:
+    assert gguf_name("model.embed_tokens.weight") == "token_embd.weight"
+    assert gguf_name("model.layers.7.self_attn.o_proj.weight") == "blk.7.attn_output.weight"
+    assert gguf_name("model.layers.0.post_attention_layernorm.weight") == "blk.0.ffn_norm.weight"
+    with pytest.raises(KeyError):
+        gguf_name("model.layers.0.self_attn.q_norm.weight")

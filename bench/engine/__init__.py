@@ -1,0 +1,1 @@
+"""Programs that check what the engine promises on the real model: ``python -m bench.engine``."""
