@@ -176,6 +176,12 @@ class Settings(BaseSettings):
     prefill_chunk_tokens: int = Field(
         256, ge=16, description="Most prompt tokens prefilled in one step beside running replies."
     )
+    prefill_stretch: float = Field(
+        2.0,
+        ge=0,
+        description="How many times as long a step may take for prompts beside running replies as "
+        "without them. Less: smoother streams, later first words. 0: no such bound.",
+    )
     max_context_tokens: int = Field(
         4096, ge=128, description="Longest prompt plus reply; older turns are left out beyond it."
     )

@@ -25,6 +25,7 @@ from chatbot.engine.torch.draft_policy import DraftPolicy
 from chatbot.engine.torch.drafts import ReplyDrafter
 from chatbot.engine.torch.families import build_decoder
 from chatbot.engine.torch.models import Decoder
+from chatbot.engine.torch.pace import PrefillPace
 from chatbot.engine.torch.reply import Reply, TorchReplyStream
 from chatbot.engine.torch.runner import Runner, TorchRunner
 from chatbot.engine.torch.sampling import Choice, TokenChooser
@@ -61,9 +62,11 @@ class TorchEngine:
         draft_policy: DraftPolicy | None = None,
     ) -> None:
         self._settings = settings
+        policy = draft_policy or DraftPolicy()
+        self._cost = policy.cost  # of a step by its rows: for drafts and for the pace of prompts
         self._drafter: ReplyDrafter | None = None
         if settings.max_draft_tokens:
-            self._drafter = ReplyDrafter(settings.max_draft_tokens, draft_policy or DraftPolicy())
+            self._drafter = ReplyDrafter(settings.max_draft_tokens, policy)
         self._make_runner = make_runner
         self._load_base = load_base
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="engine-loader")
@@ -129,12 +132,17 @@ class TorchEngine:
         )
 
     def _make_scheduler(self, blocks: BlockManager) -> Scheduler:
+        settings = self._settings
+        pace = PrefillPace(
+            self._cost, settings.prefill_chunk_tokens, settings.prefill_stretch, blocks.block_size
+        )
         return Scheduler(
             blocks,
-            max_running=self._settings.max_running,
-            max_waiting=self._settings.max_waiting,
-            prefill_chunk_tokens=self._settings.prefill_chunk_tokens,
+            max_running=settings.max_running,
+            max_waiting=settings.max_waiting,
+            prefill_chunk_tokens=settings.prefill_chunk_tokens,
             drafter=self._drafter,
+            pace=pace,
         )
 
     async def close(self) -> None:
@@ -307,8 +315,7 @@ class TorchEngine:
             if step.works:
                 started = time.perf_counter()
                 choices = self._runner.run(step)
-                if self._drafter is not None:
-                    self._drafter.policy.cost.observe(step.rows, time.perf_counter() - started)
+                self._cost.observe(step.rows, time.perf_counter() - started)
                 outputs += self._commit(step, choices)
             return outputs
         except Exception as error:

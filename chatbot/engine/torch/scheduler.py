@@ -4,8 +4,9 @@
 The fairness rule. Each step computes
 
 1. one token for *every* running reply that is decoding, however many prompts wait, and
-2. at most ``prefill_chunk_tokens`` tokens of prompts, oldest first (chunked prefill, Sarathi-Serve,
-   arXiv 2403.02310).
+2. tokens of prompts, oldest first (chunked prefill, Sarathi-Serve, arXiv 2403.02310): at most
+   ``prefill_chunk_tokens``, and beside running replies only as many as the step has time for
+   (see :mod:`chatbot.engine.torch.pace`), but always a block.
 
 So a long prompt slows running replies by a bounded amount per token and never stops them, and
 running replies never keep a prompt from advancing: the budget of rule 2 is spent on prompts
@@ -31,6 +32,7 @@ from chatbot.engine.interface import FinishReason
 from chatbot.engine.torch.blocks import BlockManager
 from chatbot.engine.torch.draft_policy import Draft
 from chatbot.engine.torch.drafts import Drafter
+from chatbot.engine.torch.pace import PrefillPace
 from chatbot.engine.torch.sequence import Sequence
 from chatbot.errors import EngineBusy, RequestRefused
 
@@ -102,6 +104,7 @@ class Scheduler:
         max_waiting: int,
         prefill_chunk_tokens: int,
         drafter: Drafter | None = None,
+        pace: PrefillPace | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if prefill_chunk_tokens < blocks.block_size:
@@ -111,6 +114,7 @@ class Scheduler:
         self.max_waiting = max_waiting
         self.prefill_chunk_tokens = prefill_chunk_tokens
         self.drafter = drafter
+        self.pace = pace
         self.waiting: list[Sequence] = []  # by arrival
         self.running: list[Sequence] = []  # by arrival
         self.prefill_tokens_computed = 0
@@ -184,13 +188,18 @@ class Scheduler:
         stopped = [item for item in [*self.running, *self.waiting] if item.cancelled]
         for sequence in stopped:
             self.finish(sequence, "stopped")
-        plan = _Plan(self.prefill_chunk_tokens)
+        plan = _Plan(self._prefill_budget())
         for sequence in list(self.running):
             if sequence in self.running:  # an older one may have preempted it
                 self._continue(sequence, plan)
         self._admit(plan)
         self._add_drafts(plan)
         return Step(tuple(plan.works), tuple(plan.fresh), tuple(stopped))
+
+    def _prefill_budget(self) -> int:
+        if self.pace is None:
+            return self.prefill_chunk_tokens
+        return self.pace.budget(sum(sequence.decoding for sequence in self.running))
 
     def _continue(self, sequence: Sequence, plan: "_Plan") -> None:
         if sequence.decoding:

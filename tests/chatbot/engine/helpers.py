@@ -110,6 +110,7 @@ def tiny_settings(**changes: Any) -> Settings:
         "engine_threads": 1,
         "kv_cache_tokens": 4096,
         "prefill_chunk_tokens": 64,
+        "prefill_stretch": 0.0,  # what a step holds must not depend on the clock
         "max_context_tokens": 512,
         "max_running": 8,
     }
