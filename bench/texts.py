@@ -59,4 +59,6 @@ def score_line(texts: Path, log_probs: LogProbs) -> str:
     """What a scoring program prints last."""
     read = read_texts(texts)
     tokens = sum(sum(text.agent[1:]) for text in read)
-    return json.dumps({"perplexity": round(perplexity(read, log_probs), 4), "tokens": tokens})
+    return json.dumps(
+        {"perplexity": round(perplexity(read, log_probs), 4), "perplexity_tokens": tokens}
+    )

@@ -77,7 +77,7 @@ def _generate(model: Any, prompt: tuple[int, ...]) -> list[int]:
 
 
 async def check(options: argparse.Namespace) -> dict[str, Any]:
-    turns = agent_turns(options.data, 12 if options.quick else 100)
+    turns = agent_turns(options.data, 8 if options.quick else 100)
     model, _ = load_base(BUILT_IN, CACHE, torch.float32)
     with tempfile.TemporaryDirectory() as scratch:
         folders = {name: Path(scratch) / name for name in RANDOM}

@@ -17,6 +17,7 @@ from bench.peers import Endpoint
 START_SECONDS = 300.0
 STOP_SECONDS = 30.0
 ROOT = Path(__file__).parents[2]
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
 @asynccontextmanager
@@ -24,7 +25,7 @@ async def served(
     command: Sequence[str], log: Path, environment: dict[str, str] | None = None
 ) -> AsyncIterator[int]:
     """A server in a process group of its own; its pid."""
-    known = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    known = {**os.environ, **QUIET, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     process = await asyncio.to_thread(_start, command, log, {**known, **(environment or {})})
     try:
         yield process.pid
@@ -90,7 +91,9 @@ def _alive(pid: int) -> bool:
 async def last_json(command: Sequence[str]) -> tuple[int, dict[str, object]]:
     """Run a program; (its exit status, the JSON of its last line)."""
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        *command,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **QUIET, "PYTHONPATH": str(ROOT)},
     )
     output, _ = await process.communicate()
     lines = output.decode().splitlines()

@@ -2,7 +2,9 @@
 in ``tests/chatbot/engine_contract``."""
 
 import asyncio
+import contextlib
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +226,32 @@ async def test_a_base_without_a_known_activation_is_refused(tmp_path: Path) -> N
         await engine.start()
     await engine.close()
     assert not [path for path in (tmp_path / "data" / "base").iterdir() if path.is_dir()]
+
+
+# -- what is left behind
+
+
+async def test_random_requests_and_cancels_leave_nothing(tiny: Path) -> None:
+    draw = random.Random(5)
+    async with running(tiny, kv_cache_tokens=1024, max_running=8, max_waiting=400) as engine:
+        room = asyncio.Semaphore(30)
+
+        async def one(number: int) -> None:
+            prompt = [*PROMPT[: draw.randrange(1, len(PROMPT))], number % 256]
+            asked = request(prompt, max_tokens=draw.randrange(1, 8), ignore_eos=True)
+            patience = draw.choice([0, 1, 3, 100])
+            async with room, contextlib.aclosing(engine.submit(asked)) as stream:
+                if patience == 1:
+                    await engine.cancel(asked.request_id)
+                async for _ in stream:
+                    patience -= 1
+                    if patience <= 0:
+                        break
+
+        await asyncio.gather(*(one(number) for number in range(300)))
+        await until(lambda: engine.stats().running + engine.stats().waiting == 0, 60)
+        await until(lambda: not engine._replies, 60)
+        assert engine.stats().blocks_used == 0
+        manager = engine._scheduler.blocks
+        assert manager.empty + manager.cached == manager.total
+        assert asyncio.all_tasks() == {asyncio.current_task()}
