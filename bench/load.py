@@ -16,14 +16,14 @@ import json
 import random
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import httpx
+from bench.http import post
 
 SYSTEM = (
     "You are a friendly customer service assistant. Be short and precise. Answer questions about "
@@ -73,7 +73,7 @@ def visitors(data: Path, chats: int, turns: int) -> list[list[str]]:
     return [found[n % len(found)] for n in range(chats)]
 
 
-async def ask(http: httpx.AsyncClient, spec: argparse.Namespace, messages: Messages) -> Turn:
+async def ask(spec: argparse.Namespace, messages: Messages) -> Turn:
     """One reply, streamed. Raises RuntimeError: the server refused, or broke off."""
     body: dict[str, Any] = {
         "model": spec.model,
@@ -85,13 +85,21 @@ async def ask(http: httpx.AsyncClient, spec: argparse.Namespace, messages: Messa
     }
     if spec.tokens:
         body["ignore_eos"] = True
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            return await _read(spec, body)
+    except (OSError, EOFError, ValueError) as error:
+        raise RuntimeError(str(error) or repr(error)) from error
+
+
+async def _read(spec: argparse.Namespace, body: dict[str, Any]) -> Turn:
     began = time.perf_counter()
     times: list[float] = []
     text, usage, rest = "", None, b""
-    async with http.stream("POST", "chat/completions", json=body) as answer:
-        if answer.status_code != 200:
-            raise RuntimeError(f"{answer.status_code}: {(await answer.aread())[:300]!r}")
-        async for raw in answer.aiter_raw():
+    async with post(f"{spec.url.rstrip('/')}/chat/completions", spec.key, body) as answer:
+        if answer.status != 200:
+            raise RuntimeError(f"{answer.status}: {(await answer.whole())[:300]!r}")
+        async for raw in answer.pieces():
             now = time.perf_counter()
             *events, rest = (rest + raw).split(b"\n\n")
             for event in events:
@@ -108,33 +116,14 @@ async def ask(http: httpx.AsyncClient, spec: argparse.Namespace, messages: Messa
     if usage is None:
         raise RuntimeError("the stream ended without its usage")
     details = usage.get("prompt_tokens_details") or {}
-    cached: int | None = details.get("cached_tokens")
     return Turn(
         first_text=(times[0] if times else time.perf_counter()) - began,
         gaps=[later - before for before, later in pairwise(times)],
         tokens=usage["completion_tokens"],
         prompt_tokens=usage["prompt_tokens"],
-        cached_tokens=cached,
+        cached_tokens=details.get("cached_tokens"),
         text=text,
     )
-
-
-@asynccontextmanager
-async def over_http(spec: argparse.Namespace) -> AsyncIterator[Ask]:
-    """Asks the server at ``spec.url``, one connection for each reply that is under way."""
-    limits = httpx.Limits(max_connections=None)
-    headers = {"Authorization": f"Bearer {spec.key}"}
-    async with httpx.AsyncClient(
-        base_url=spec.url, headers=headers, timeout=TIMEOUT, limits=limits
-    ) as http:
-
-        async def one(messages: Messages) -> Turn:
-            try:
-                return await ask(http, spec, messages)
-            except httpx.HTTPError as error:
-                raise RuntimeError(str(error) or repr(error)) from error
-
-        yield one
 
 
 async def chat(ask: Ask, system: str, said: list[str], start: float, result: Result) -> None:
@@ -151,11 +140,8 @@ async def chat(ask: Ask, system: str, said: list[str], start: float, result: Res
         messages.append({"role": "assistant", "content": turn.text})
 
 
-async def run(spec: argparse.Namespace, ask: Ask | None = None) -> Result:
-    """All chats, to their ends. ``ask``: how a reply is had; over HTTP where it is left out."""
-    if ask is None:
-        async with over_http(spec) as by_http:
-            return await run(spec, by_http)
+async def run(spec: argparse.Namespace, ask_by: Ask | None = None) -> Result:
+    """All chats, to their ends. ``ask_by``: how a reply is had; over HTTP where it is left out."""
     result = Result([[] for _ in range(spec.turns)])
     draw = random.Random(0)
     start, starts = 0.0, []
@@ -166,7 +152,10 @@ async def run(spec: argparse.Namespace, ask: Ask | None = None) -> Result:
     system = f"{spec.label} {SYSTEM}".strip()
     began = time.perf_counter()
     await asyncio.gather(
-        *(chat(ask, system, words, when, result) for words, when in zip(said, starts, strict=True))
+        *(
+            chat(ask_by or partial(ask, spec), system, words, when, result)
+            for words, when in zip(said, starts, strict=True)
+        )
     )
     result.seconds = time.perf_counter() - began
     return result

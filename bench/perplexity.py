@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from bench.texts import LogProbs, score_line
+from bench.texts import LogProbs, Text, score_line
 
 FEW = 64  # most probable tokens asked of llama.cpp; a token beyond them is asked for once more
 CACHE_TOKENS = 4096
@@ -29,21 +29,21 @@ def transformers_scorer(directory: str) -> LogProbs:
 
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16).eval()
 
-    def score(ids: list[int]) -> list[float]:
+    def score(text: Text) -> list[float]:
         with torch.inference_mode():
-            logits = model(torch.tensor([ids[:-1]])).logits[0]
-        return _chosen(logits, ids)
+            logits = model(torch.tensor([text.ids[:-1]])).logits[0]
+        return _chosen(logits, text)
 
     return score
 
 
-def _chosen(logits: Any, ids: list[int]) -> list[float]:
-    """Log-probabilities of ids[1:] from logits [len(ids) - 1, vocabulary]."""
+def _chosen(logits: Any, text: Text) -> list[float]:
+    """From logits [tokens - 1, vocabulary]."""
     import torch
 
     log_probs = torch.log_softmax(logits.float(), -1)
-    found: list[float] = log_probs.gather(1, torch.tensor(ids[1:])[:, None]).squeeze(1).tolist()
-    return found
+    chosen = log_probs.gather(1, torch.tensor(text.ids[1:])[:, None]).squeeze(1)
+    return text.of_agent(chosen.tolist())
 
 
 def our_scorer(runtime: str, data_dir: str, adapter: Path | None) -> LogProbs:
@@ -56,14 +56,15 @@ def our_scorer(runtime: str, data_dir: str, adapter: Path | None) -> LogProbs:
 
     runner = open_runner(runtime, Path(data_dir), adapter, CACHE_TOKENS)
 
-    def score(ids: list[int]) -> list[float]:
+    def score(text: Text) -> list[float]:
+        ids = text.ids
         request = Request("text", tuple(ids), 1, adapter=runner.adapter)
         request.blocks = list(range(-(-len(ids) // runner.block_size)))
         rows = []
         for start in range(0, len(ids) - 1, CHUNK):
             end = min(start + CHUNK, len(ids) - 1)
             rows.append(runner.score(Step((Work(request, start, end, False, False),), (), ())))
-        return _chosen(torch.cat(rows), ids)
+        return _chosen(torch.cat(rows), text)
 
     return score
 
@@ -72,13 +73,14 @@ def vllm_scorer(url: str) -> LogProbs:
     http = httpx.Client(base_url=url, timeout=600)
     model = http.get("models").json()["data"][0]["id"]
 
-    def score(ids: list[int]) -> list[float]:
+    def score(text: Text) -> list[float]:
+        ids = text.ids
         body = {"model": model, "prompt": ids, "max_tokens": 1, "prompt_logprobs": 0}
         answer = http.post("completions", json=body)
         answer.raise_for_status()
         places = answer.json()["choices"][0]["prompt_logprobs"]
         pairs = zip(places[1:], ids[1:], strict=True)
-        return [place[str(token)]["logprob"] for place, token in pairs]
+        return text.of_agent([place[str(token)]["logprob"] for place, token in pairs])
 
     return score
 
@@ -96,9 +98,9 @@ def llamacpp_scorer(url: str) -> LogProbs:
         (place,) = answer.json()["completion_probabilities"]
         return {item["id"]: item["logprob"] for item in place["top_logprobs"]}
 
-    def score(ids: list[int]) -> list[float]:
-        found = []
-        for place in range(1, len(ids)):
+    def score(text: Text) -> list[float]:
+        ids, found = text.ids, []
+        for place in text.places:
             likely = after(ids[:place], FEW)
             if ids[place] not in likely:
                 likely = after(ids[:place], vocabulary)

@@ -22,8 +22,18 @@ class Text:
     ids: list[int]
     agent: list[int]
 
+    @property
+    def places(self) -> list[int]:
+        """Of the agent's tokens that have one before them."""
+        return [place for place in range(1, len(self.ids)) if self.agent[place]]
 
-LogProbs = Callable[[list[int]], Sequence[float]]  # of ids[1:], each after those before it
+    def of_agent(self, values: Sequence[float]) -> list[float]:
+        """Of values for ids[1:], those of the agent's tokens."""
+        return [values[place - 1] for place in self.places]
+
+
+# of the agent's tokens, in order, each after everything before it
+LogProbs = Callable[[Text], Sequence[float]]
 
 
 def write_texts(data: Path, tokenizer: Any, count: int, target: Path) -> None:
@@ -45,20 +55,14 @@ def read_texts(path: Path) -> list[Text]:
 
 def perplexity(texts: Sequence[Text], log_probs: LogProbs) -> float:
     """Over the agents' tokens."""
-    nats, count = 0.0, 0
-    for text in texts:
-        found = log_probs(text.ids)
-        for value, agent in zip(found, text.agent[1:], strict=True):
-            if agent:
-                nats -= value
-                count += 1
-    return math.exp(nats / count)
+    found = [value for text in texts for value in log_probs(text)]
+    return math.exp(-sum(found) / len(found))
 
 
 def score_line(texts: Path, log_probs: LogProbs) -> str:
     """What a scoring program prints last."""
     read = read_texts(texts)
-    tokens = sum(sum(text.agent[1:]) for text in read)
+    tokens = sum(len(text.places) for text in read)
     return json.dumps(
         {"perplexity": round(perplexity(read, log_probs), 4), "perplexity_tokens": tokens}
     )

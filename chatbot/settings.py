@@ -176,6 +176,12 @@ class Settings(BaseSettings):
     prefill_chunk_tokens: int = Field(
         256, ge=16, description="Most prompt tokens prefilled in one step beside running replies."
     )
+    merged_versions: int = Field(
+        2,
+        ge=0,
+        description="Versions that the openvino runtime adds to weights of their own, in the "
+        "background: faster, for the memory of the base model each. Others run beside the base.",
+    )
     prefill_stretch: float = Field(
         2.0,
         ge=0,

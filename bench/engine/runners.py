@@ -37,11 +37,17 @@ class Scorer:
 
 
 def open_runner(
-    runtime: str, data_dir: Path, adapter: Path | None, cache_tokens: int, dtype: str = "auto"
+    runtime: str,
+    data_dir: Path,
+    adapter: Path | None,
+    cache_tokens: int,
+    dtype: str = "auto",
+    merged: bool = True,
 ) -> Scorer:
-    """``runtime``: torch or openvino, as an engine would run it with ``FRONTDESK_DTYPE=dtype``."""
+    """``runtime``: torch or openvino, as an engine would run it with ``FRONTDESK_DTYPE=dtype``; on
+    openvino with the adapter ``merged`` into the weights, as it is once it was there a while."""
     if runtime == "openvino":
-        return _openvino(data_dir, adapter, cache_tokens, dtype)
+        return _openvino(data_dir, adapter, cache_tokens, dtype, merged)
     device = resolve_device("auto")
     kind, _ = resolve_dtype(dtype, device)
     model, tokenizer = load_base(BUILT_IN, data_dir, kind, str(device))
@@ -50,10 +56,13 @@ def open_runner(
     return Scorer(TorchRunner(decoder, cache_tokens // BLOCK_SIZE, BLOCK_SIZE), BLOCK_SIZE, tuned)
 
 
-def _openvino(data_dir: Path, adapter: Path | None, cache_tokens: int, dtype: str) -> Scorer:
+def _openvino(
+    data_dir: Path, adapter: Path | None, cache_tokens: int, dtype: str, merged: bool
+) -> Scorer:
     from chatbot.engine.openvino.engine import skeleton
     from chatbot.engine.openvino.export import load_or_export
     from chatbot.engine.openvino.graph import BLOCK_SIZE as OPENVINO_BLOCK
+    from chatbot.engine.openvino.merging import merged_model
     from chatbot.engine.openvino.runner import OpenVinoRunner
 
     source = base_directory(BUILT_IN, data_dir)
@@ -61,4 +70,9 @@ def _openvino(data_dir: Path, adapter: Path | None, cache_tokens: int, dtype: st
     model = load_or_export(BUILT_IN, source, data_dir, CONTEXT, end_id, lambda _: None)
     tuned = load_adapter("version", adapter, skeleton(model)) if adapter else None
     runner = OpenVinoRunner(model, cache_tokens // OPENVINO_BLOCK, dtype, 0)
+    if tuned is not None and merged:
+        base, _ = load_base(BUILT_IN, data_dir, torch.float32)
+        config = base.config
+        decoder = build_decoder(base, CONTEXT, frozenset())
+        runner.merge(tuned.uid, merged_model(tuned, decoder, config, model))
     return Scorer(runner, OPENVINO_BLOCK, tuned)

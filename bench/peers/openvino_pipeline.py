@@ -23,7 +23,7 @@ import openvino_genai as genai
 from transformers import AutoTokenizer
 
 from bench.load import Messages, Turn, add_load_options, run, summary
-from bench.texts import score_line
+from bench.texts import Text, score_line
 
 CACHE_GB = 2
 
@@ -110,13 +110,14 @@ def scored(directory: Path, texts: Path) -> str:
     config.logprobs = 1
     config.do_sample = False
 
-    def score(ids: list[int]) -> list[float]:
+    def score(text: Text) -> list[float]:
+        ids = text.ids
         outputs = asyncio.run(pipeline.tokens(ids, config))
         found = [value for _, output in outputs for value in output.generated_log_probs]
         written = [token for _, output in outputs for token in output.generated_ids]
         if written[: len(ids)] != ids:
             raise RuntimeError("the pipeline did not echo the prompt")
-        return found[1 : len(ids)]
+        return text.of_agent(found[1 : len(ids)])
 
     return score_line(texts, score)
 

@@ -39,9 +39,15 @@ async def vllm(weights: Weights, needs: Needs) -> AsyncIterator[Engine]:
     command += ["--enable-prompt-tokens-details", "--generation-config", "vllm"]
     log = needs.work / "vllm.log"
     path = f"{Path(python).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    async with served(command, log, {**ENVIRONMENT, "PATH": path}) as pid:
+    async with served(command, log, {**ENVIRONMENT, **_openmp(python), "PATH": path}) as pid:
         url = f"http://127.0.0.1:{port}/v1"
         endpoint = Endpoint("vllm", url, "merged")
         await answering(endpoint, log, pid)
         score = [sys.executable, "-m", "bench.perplexity", "vllm", "TEXTS", url]
         yield Engine("vllm", endpoint.load, score, pid)
+
+
+def _openmp(python: str) -> dict[str, str]:
+    """Intel's OpenMP, which its documentation asks for; it comes with the package."""
+    library = Path(python).parents[1] / "lib" / "libiomp5.so"
+    return {"LD_PRELOAD": str(library)} if library.exists() else {}

@@ -8,7 +8,8 @@ uint8 with a scale and a zero point for each output channel, activations float.
 LoRA (arXiv 2106.09685) is part of the graph. Each matrix has two inputs, ``down [in, ranks]`` and
 ``up [ranks, out]``, in which the adapters of the step stand side by side, and a mask
 ``[rows, ranks]`` that shows a row the ranks of its own adapter alone. So adapters come and go
-as input tensors: nothing is compiled again, and any number of them share one step.
+as input tensors: nothing is compiled again, and any number of them share one step. A graph without
+these inputs is for weights that have an adapter in them already.
 """
 
 from collections.abc import Mapping
@@ -46,7 +47,7 @@ SITES = ("qkv", "out", "up", "down")  # the matrices of a layer, in the order of
 
 def build_graph(shape: Shape, weights: Weights, lora_type: Any) -> ov.Model:
     """The model whose inputs are those of a step (see :mod:`chatbot.engine.openvino.runner`).
-    ``lora_type``: element type of the LoRA inputs."""
+    ``lora_type``: element type of the LoRA inputs; None: there are none."""
     return _Builder(shape, weights, lora_type).build()
 
 
@@ -84,6 +85,8 @@ class _Builder:
         y = ops.matmul(x, self.matrix(name), False, True)
         if f"{name}.bias" in self.weights:
             y = ops.add(y, self.vector(f"{name}.bias"))
+        if self.lora_type is None:
+            return y
         out, size = self.weights[f"{name}.codes"].shape
         down = self.input(f"lora_down.{site}", [size, -1], self.lora_type)
         up = self.input(f"lora_up.{site}", [-1, out], self.lora_type)
@@ -91,6 +94,11 @@ class _Builder:
         # chosen, not multiplied by 0: an adapter whose numbers overflow would reach other rows
         low = ops.select(mask, low, np.float32(0))
         return ops.add(y, ops.matmul(low, self.float(up), False, False))
+
+    def mask(self, site: str) -> Any:
+        if self.lora_type is None:
+            return None
+        return self.input(f"lora_mask.{site}", [-1, -1], ov.Type.boolean)
 
     def float(self, x: Any) -> Any:
         return x if self.lora_type == ov.Type.f32 else ops.convert(x, np.float32)
@@ -131,7 +139,7 @@ class _Builder:
         ]
         self.longest = self.input("max_context_len", [], np.int32)
         sampled = self.input("sampled", [-1], np.int32)
-        self.masks = [self.input(f"lora_mask.{site}", [-1, -1], ov.Type.boolean) for site in SITES]
+        self.masks = [self.mask(site) for site in SITES]
         hidden = ops.gather(self.matrix("embedding"), tokens, np.int32(0))
         turns = None
         if "position" in self.weights:

@@ -1,6 +1,7 @@
 """The runner: one step of the scheduler on a compiled OpenVINO graph."""
 
 import itertools
+from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from typing import Any
 
@@ -14,37 +15,37 @@ from chatbot.engine.openvino.lora import LoraBank, LoraBanks, masks
 from chatbot.engine.torch.adapters import LoraAdapter
 from chatbot.engine.torch.sampling import Choice, choose_tokens, plainly_greedy, rows_of, verify
 from chatbot.engine.torch.scheduler import Step, Work
+from chatbot.engine.torch.sequence import Sequence
 
 
 class OpenVinoRunner:
     """Runs steps (see :class:`chatbot.engine.torch.runner.Runner`). ``precision``: "float32",
-    "bfloat16" or "auto", which is bfloat16 where the processor computes in it."""
+    "bfloat16" or "auto", which is bfloat16 where the processor computes in it.
+
+    Rows whose adapter was merged (:meth:`merge`) are computed by a graph of their own, the others
+    of a step together, with LoRA; all of them on one cache. So what a row gives does not depend on
+    its company.
+    """
 
     def __init__(self, model: Exported, blocks: int, precision: str, threads: int) -> None:
-        core = ov.Core()
-        kind = _precision(core, precision)
-        graph = build_graph(model.shape, model.weights, kind)
-        compiled = core.compile_model(graph, "CPU", _options(kind, precision, threads))
-        self.precision = kind.to_string()
+        self._core = ov.Core()
+        self._kind = _precision(self._core, precision)
+        self._options = _options(self._kind, precision, threads)
+        self.precision = self._kind.to_string()
+        graph = build_graph(model.shape, model.weights, self._kind)
+        compiled = self._core.compile_model(graph, "CPU", self._options)
         self._request = compiled.create_infer_request()
-        self._caches = self._make_caches(compiled, blocks)
-        self._banks = LoraBanks(_sizes(model), kind)
+        self._merged: dict[str, Any] = {}  # adapter's uid -> request
+        self._last = self._request
+        # one block more, which nobody is given: for what is computed to no purpose
+        self._spare = blocks
+        self._tensors = _cache_tensors(compiled, blocks + 1)
+        self._caches = [_bytes_of(tensor) for tensor in self._tensors.values()]
+        _set_all(self._request, self._tensors)
+        self._banks = LoraBanks(_sizes(model), self._kind)
         self._bank: LoraBank | None = None
-        self._infer([0, 1], [((0,), 0, 2)], [1])  # what the plugin cannot run fails here
-
-    def _make_caches(self, compiled: Any, blocks: int) -> list[Any]:
-        """Memory for ``blocks`` blocks of each layer's keys and values, in the layout that the
-        plugin chose; arrays [blocks, ...] of its bytes."""
-        arrays = []
-        for port in compiled.inputs:
-            name = port.get_any_name()
-            if not name.startswith(("key_cache.", "value_cache.")):
-                continue
-            sizes = [dimension.get_length() for dimension in list(port.get_partial_shape())[1:]]
-            tensor = ov.Tensor(port.get_element_type(), [blocks, *sizes])
-            self._request.set_tensor(name, tensor)
-            arrays.append(tensor.data.view(np.uint8).reshape(blocks, -1))
-        return arrays
+        self._use(self._banks.bank([]), [], 2)
+        self._warm_up(self._request)
 
     @property
     def cache_bytes(self) -> int:
@@ -56,51 +57,67 @@ class OpenVinoRunner:
             fresh = list(step.fresh)
             for cache in self._caches:
                 cache[fresh] = 0
-        ends = itertools.accumulate(work.rows for work in step.works)
-        wanted = (
-            range(end - work.choices, end) for work, end in zip(step.works, ends, strict=True)
-        )
-        self._compute(step.works, list(itertools.chain.from_iterable(wanted)))
-        works = step.sampling
-        return verify(works, *self._choose(works)) if works else []
+        found: dict[Sequence, Choice] = {}
+        for request, works in self._groups(step.works):
+            self._compute(request, works, _sampled(works))
+            sampling = [work for work in works if work.samples]
+            if sampling:
+                choices = verify(sampling, *_choose(request, sampling))
+                pairs = zip(sampling, choices, strict=True)
+                found |= {work.sequence: choice for work, choice in pairs}
+        return [found[work.sequence] for work in step.sampling]
 
     def score(self, step: Step) -> torch.Tensor:
-        """Compute the step and return the logits [rows, vocabulary] of every row, for
-        measurements; chooses no token."""
-        self._compute(step.works, list(range(step.rows)))
+        """Compute a step of works with one adapter, and return the logits [rows, vocabulary] of
+        every row, for measurements; chooses no token."""
+        ((request, works),) = self._groups(step.works)
+        self._compute(request, works, list(range(step.rows)))
         return torch.from_numpy(self.logits().copy())
 
-    def _compute(self, works: Items[Work], sampled: list[int]) -> None:
-        self._set_adapters(works)
-        self._infer(
+    def logits(self) -> Any:
+        """Of the last inference: float32 [samples, vocabulary], valid until the next one."""
+        return self._last.get_tensor("logits").data
+
+    # -- adapters in the weights
+
+    def merge(self, uid: str, model: Exported) -> None:
+        """From now on compute rows of the adapter ``uid`` with ``model``, whose weights have it in
+        them. May be called beside :meth:`run`, by another thread."""
+        graph = build_graph(model.shape, model.weights, None)
+        request = self._core.compile_model(graph, "CPU", self._options).create_infer_request()
+        _set_all(request, self._tensors)
+        self._warm_up(request)
+        self._merged[uid] = request
+
+    def unmerge(self, uid: str) -> None:
+        """Give the memory back. No row of this adapter may come any more."""
+        self._merged.pop(uid, None)
+
+    def _groups(self, works: Items[Work]) -> list[tuple[Any, list[Work]]]:
+        """The works of each request that this step needs."""
+        groups: dict[str, list[Work]] = {}
+        for work in works:
+            adapter = work.sequence.adapter
+            uid = adapter.uid if adapter is not None and adapter.uid in self._merged else ""
+            groups.setdefault(uid, []).append(work)
+        return [(self._merged.get(uid, self._request), group) for uid, group in groups.items()]
+
+    # -- one inference
+
+    def _warm_up(self, request: Any) -> None:
+        """What the plugin cannot run fails here, and what it does once is done."""
+        _infer(request, [0, 1], [((self._spare,), 0, 2)], [1])
+
+    def _compute(self, request: Any, works: Items[Work], sampled: list[int]) -> None:
+        self._last = request
+        if request is self._request:
+            self._set_adapters(works)
+        _infer(
+            request,
             [t for work in works for t in work.tokens],
             [(work.sequence.blocks, work.start, work.stop) for work in works],
             sampled,
         )
-
-    def _infer(
-        self, tokens: list[int], spans: Items[tuple[Items[int], int, int]], sampled: list[int]
-    ) -> None:
-        """Compute ``tokens`` [rows], the rows of all spans. A span is (blocks, start, end):
-        positions ``start .. end-1`` of a sequence in those blocks. ``sampled``: rows whose
-        logits are wanted."""
-        if self._bank is None:
-            self._use(self._banks.bank([]), [], len(tokens))
-        tables = [blocks[: -(-end // BLOCK_SIZE)] for blocks, _, end in spans]
-        inputs: dict[str, Any] = {
-            "tokens": tokens,
-            "positions": [place for _, start, end in spans for place in range(start, end)],
-            "past_lens": [start for _, start, _ in spans],
-            "subsequence_begins": [0, *itertools.accumulate(e - s for _, s, e in spans)],
-            "block_indices": [block for table in tables for block in table],
-            "block_indices_begins": [0, *itertools.accumulate(map(len, tables))],
-            "max_context_len": max(end for _, _, end in spans),
-            "sampled": sampled,
-        }
-        for name, values in inputs.items():
-            self._request.set_tensor(name, ov.Tensor(np.array(values, np.int32)))
-        self._request.start_async()  # not infer(): that copies every output
-        self._request.wait()
 
     def _set_adapters(self, works: Items[Work]) -> None:
         owners = []
@@ -115,25 +132,74 @@ class OpenVinoRunner:
 
     def _use(self, bank: LoraBank, owners: list[tuple[LoraAdapter, int, int]], rows: int) -> None:
         if bank is not self._bank:
-            for name, tensor in bank.tensors.items():
-                self._request.set_tensor(name, tensor)
+            _set_all(self._request, bank.tensors)
             self._bank = bank
         for site, mask in zip(SITES, masks(bank, rows, owners), strict=True):
             self._request.set_tensor(f"lora_mask.{site}", ov.Tensor(mask))
 
-    def logits(self) -> Any:
-        """Of the last step: float32 [samples, vocabulary], valid until the next one."""
-        return self._request.get_tensor("logits").data
 
-    def _choose(self, works: list[Work]) -> tuple[list[int], list[float]]:
-        if plainly_greedy(works):
-            best, probability, total = (
-                self._request.get_tensor(name).data[:, 0]
-                for name in ("best", "probability", "total")
-            )
-            # NaN says that the row's logits are not finite numbers
-            return best.tolist(), np.where(np.isfinite(total), probability, np.nan).tolist()
-        return choose_tokens(torch.from_numpy(self.logits()), rows_of(works))
+def _sampled(works: Items[Work]) -> list[int]:
+    """Rows whose logits are wanted."""
+    ends = itertools.accumulate(work.rows for work in works)
+    wanted = (range(end - work.choices, end) for work, end in zip(works, ends, strict=True))
+    return list(itertools.chain.from_iterable(wanted))
+
+
+def _infer(
+    request: Any, tokens: list[int], spans: Items[tuple[Items[int], int, int]], sampled: list[int]
+) -> None:
+    """Compute ``tokens`` [rows], the rows of all spans. A span is (blocks, start, end): positions
+    ``start .. end-1`` of a sequence in those blocks. ``sampled``: rows whose logits are wanted."""
+    tables = [blocks[: -(-end // BLOCK_SIZE)] for blocks, _, end in spans]
+    inputs: dict[str, Any] = {
+        "tokens": tokens,
+        "positions": [place for _, start, end in spans for place in range(start, end)],
+        "past_lens": [start for _, start, _ in spans],
+        "subsequence_begins": [0, *itertools.accumulate(e - s for _, s, e in spans)],
+        "block_indices": [block for table in tables for block in table],
+        "block_indices_begins": [0, *itertools.accumulate(map(len, tables))],
+        "max_context_len": max(end for _, _, end in spans),
+        "sampled": sampled,
+    }
+    for name, values in inputs.items():
+        request.set_tensor(name, ov.Tensor(np.array(values, np.int32)))
+    request.start_async()  # not infer(): that copies every output
+    request.wait()
+
+
+def _choose(request: Any, works: list[Work]) -> tuple[list[int], list[float]]:
+    """From the outputs of the last inference, which are valid until the next one."""
+    if plainly_greedy(works):
+        best, probability, total = (
+            request.get_tensor(name).data[:, 0] for name in ("best", "probability", "total")
+        )
+        # NaN says that the row's logits are not finite numbers
+        return best.tolist(), np.where(np.isfinite(total), probability, np.nan).tolist()
+    logits = request.get_tensor("logits").data  # float32 [samples, vocabulary]
+    return choose_tokens(torch.from_numpy(logits), rows_of(works))
+
+
+def _cache_tensors(compiled: Any, blocks: int) -> dict[str, Any]:
+    """Memory for ``blocks`` blocks of each layer's keys and values, in the layout that the plugin
+    chose, by input name."""
+    tensors = {}
+    for port in compiled.inputs:
+        name = port.get_any_name()
+        if name.startswith(("key_cache.", "value_cache.")):
+            sizes = [dimension.get_length() for dimension in list(port.get_partial_shape())[1:]]
+            tensors[name] = ov.Tensor(port.get_element_type(), [blocks, *sizes])
+    return tensors
+
+
+def _bytes_of(tensor: Any) -> Any:
+    """[blocks, bytes of one]"""
+    data = tensor.data.view(np.uint8)
+    return data.reshape(data.shape[0], -1)
+
+
+def _set_all(request: Any, tensors: Mapping[str, Any]) -> None:
+    for name, tensor in tensors.items():
+        request.set_tensor(name, tensor)
 
 
 def _precision(core: ov.Core, name: str) -> Any:

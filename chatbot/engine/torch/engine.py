@@ -168,7 +168,12 @@ class TorchEngine:
 
     async def drop_adapter(self, name: str) -> None:
         adapter = self._adapters.pop(name, None)
-        if adapter is not None and adapter.users:
+        if adapter is not None:
+            await self._unused(adapter)
+
+    async def _unused(self, adapter: LoraAdapter) -> None:
+        """Wait for the adapter's last request."""
+        if adapter.users:
             await self._drops.setdefault(adapter, asyncio.Event()).wait()
 
     # -- requests

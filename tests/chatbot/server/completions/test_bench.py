@@ -83,9 +83,11 @@ async def test_a_peer_that_is_missing_is_an_error_that_says_how_to_install_it(
 
 
 def test_perplexity_is_over_the_agents_tokens_alone() -> None:
-    texts = [Text([5, 6, 7, 8], [0, 0, 1, 1]), Text([5, 9], [0, 1])]
-    halves = perplexity(texts, lambda ids: [-100.0, *[math.log(0.5)] * (len(ids) - 2)][-3:])
-    assert halves == pytest.approx(math.exp((2 * math.log(2) + 100) / 3))
+    texts = [Text([5, 6, 7, 8], [0, 0, 1, 1]), Text([5, 9], [1, 1])]
+    assert [text.places for text in texts] == [[2, 3], [1]]
+    scores = {4: [-100.0, -1.0, -2.0], 2: [-6.0]}  # of all tokens but the first
+    found = perplexity(texts, lambda text: text.of_agent(scores[len(text.ids)]))
+    assert found == pytest.approx(math.exp(3))
 
 
 def test_tensors_of_a_llama_have_their_names_in_gguf() -> None:
