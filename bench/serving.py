@@ -15,7 +15,8 @@ live, else the untuned base model. Peers get the same weights, the adapter merge
 
 docs/runtimes.md says how to install them. Any other server that runs already: ``--peer``.
 
-Engines are measured one after the other, each by a process of its own that says what real
+Engines are measured one after the other (with ``--rounds N`` by turns, all of them started; medians
+count), each by a process of its own that says what real
 visitors said (bench/load.py). Three loads: ``fixed``, a closed loop of replies of ``--tokens``
 tokens; ``natural``, the same with replies that end by themselves; ``poisson``, natural ends, chats
 that begin at random within about ``--window`` seconds. Each run opens its system prompt anew, so
@@ -30,14 +31,15 @@ import asyncio
 import json
 import os
 import platform
+import statistics
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from bench.memory import Memory
-from bench.peers import Engine, Needs, PeerMissing, running
+from bench.peers import Endpoint, Engine, Needs, PeerMissing, running
 from bench.peers.generate import generate
 from bench.peers.llamacpp import llamacpp
 from bench.peers.openvino import openvino
@@ -81,7 +83,9 @@ def row(name: str, mode: str, chats: int, run: dict[str, Any]) -> str:
     return f"{name:<16}{mode:<9}{chats:>5}{columns}  {by_turn}"
 
 
-async def load(engine: Engine, mode: str, chats: int, options: argparse.Namespace) -> Any:
+async def load(
+    engine: Engine, mode: str, chats: int, number: int, options: argparse.Namespace
+) -> dict[str, Any]:
     """One run of the engine's load program. Raises RuntimeError: it failed."""
     given = {
         "data": options.data,
@@ -89,7 +93,7 @@ async def load(engine: Engine, mode: str, chats: int, options: argparse.Namespac
         "turns": options.turns,
         "tokens": options.tokens if mode == "fixed" else 0,
         "arrivals": chats / options.window if mode == "poisson" else 0.0,
-        "label": f"Desk {mode} {chats}.",
+        "label": f"Desk {mode} {chats} {number}.",
     }
     command = [*engine.load]
     command += [part for name, value in given.items() for part in (f"--{name}", str(value))]
@@ -99,58 +103,92 @@ async def load(engine: Engine, mode: str, chats: int, options: argparse.Namespac
     if status:
         raise RuntimeError(f"the load on {engine.name} ended with {status}")
     result["peak_memory_mb"] = round(memory.peak) or None
+    print(row(engine.name, mode, chats, result), flush=True)
     return result
 
 
-async def measure(engine: Engine, texts: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """All numbers of one engine."""
-    found: dict[str, Any] = {"perplexity": None, "chats": {}}
+async def measure(engines: Sequence[Engine], options: argparse.Namespace) -> dict[str, Any]:
+    """The runs of these engines, by turns: whatever else the machine does disturbs all alike."""
+    found: dict[str, Any] = {engine.name: {"perplexity": None} for engine in engines}
     for mode in options.modes:
-        runs = found.setdefault("chats" if mode == options.modes[0] else f"chats_{mode}", {})
+        # the first load's numbers are "chats", those of others "chats_natural" ...
+        key = "chats" if mode == options.modes[0] else f"chats_{mode}"
         for chats in options.chats:
-            runs[str(chats)] = await load(engine, mode, chats, options)
-            print(row(engine.name, mode, chats, runs[str(chats)]), flush=True)
-    if engine.score and options.texts:
-        command = [str(texts) if part == "TEXTS" else part for part in engine.score]
-        status, scored = await last_json(command)
-        if status:
-            raise RuntimeError(f"the perplexity of {engine.name} ended with {status}")
-        found |= scored
-        print(f"{engine.name:<16}perplexity {scored['perplexity']}", flush=True)
+            runs: dict[str, list[dict[str, Any]]] = {engine.name: [] for engine in engines}
+            for number in range(options.rounds):
+                for engine in engines:
+                    runs[engine.name].append(await load(engine, mode, chats, number, options))
+            for name, rounds in runs.items():
+                found[name].setdefault(key, {})[str(chats)] = middle(rounds)
     return found
+
+
+async def score(engine: Engine, texts: Path) -> dict[str, Any]:
+    """The perplexity of what it serves. Raises RuntimeError."""
+    command = [str(texts) if part == "TEXTS" else part for part in engine.score]
+    status, scored = await last_json(command)
+    if status:
+        raise RuntimeError(f"the perplexity of {engine.name} ended with {status}")
+    print(f"{engine.name:<16}perplexity {scored['perplexity']}", flush=True)
+    return scored
+
+
+def middle(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The medians of several runs; errors are added up."""
+    if len(rounds) == 1:
+        return rounds[0]
+    found = {key: _median([run[key] for run in rounds]) for key in rounds[0]}
+    found["errors"] = sum(run["errors"] for run in rounds)
+    found["tokens_per_s_of_rounds"] = [run["tokens_per_s"] for run in rounds]
+    return found
+
+
+def _median(values: Sequence[Any]) -> Any:
+    if any(value is None or isinstance(value, str) for value in values):
+        return next((value for value in values if value is not None), None)
+    if isinstance(values[0], list):
+        return [_median(column) for column in zip(*values, strict=True)]
+    return statistics.median(values)
 
 
 def engines(
     options: argparse.Namespace, weights: Weights
-) -> dict[str, AbstractAsyncContextManager[Engine]]:
-    """By name, not started."""
-    found: dict[str, AbstractAsyncContextManager[Engine]] = {}
+) -> list[AbstractAsyncContextManager[Engine]]:
+    """What was asked for, not started."""
     settings = dict(pair.split("=", 1) for pair in options.set)
-    for runtime in options.runtime:
-        name = "ours" if runtime == options.runtime[0] else f"ours_{runtime}"
-        found[name] = ours(name, options.version, settings, runtime)
+    found: list[AbstractAsyncContextManager[Engine]] = [
+        ours(f"ours_{runtime}" if place else "ours", options.version, settings, runtime)
+        for place, runtime in enumerate(options.runtime)
+    ]
     needs = Needs(options.work, max(options.chats), options.peer_python, options.llama_server)
-    for name in options.peers:
-        found[name] = PEERS[name](weights, needs)
-    return found
+    found += [PEERS[name](weights, needs) for name in options.peers]
+    return [*found, *map(_running, options.peer)]
+
+
+@asynccontextmanager
+async def _running(endpoint: Endpoint) -> AsyncIterator[Engine]:
+    await answering(endpoint)
+    yield Engine(endpoint.name, endpoint.load)
 
 
 async def compare(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure ours and each peer, one after the other."""
+    """Measure ours and each peer: one after the other, or, with several rounds, side by side."""
     options.work.mkdir(parents=True, exist_ok=True)
     weights = Weights(options.version, options.work)
     texts = options.work / "texts.json"
     write_texts(options.data, weights.tokenizer(), options.texts, texts)
     print(HEAD)
     measured: dict[str, Any] = {}
-    for name, started in engines(options, weights).items():
-        async with started as engine:
-            measured[name] = await measure(engine, texts, options)
-    for endpoint in options.peer:
-        await answering(endpoint)
-        measured[endpoint.name] = await measure(
-            Engine(endpoint.name, endpoint.load), texts, options
-        )
+    groups = [[started] for started in engines(options, weights)]
+    if options.rounds > 1:
+        groups = [[started for (started,) in groups]]
+    for group in groups:
+        async with AsyncExitStack() as stack:
+            running = [await stack.enter_async_context(started) for started in group]
+            measured |= await measure(running, options)
+            for engine in running:
+                if engine.score and options.texts:
+                    measured[engine.name] |= await score(engine, texts)
     return {
         "bench": "serving",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
@@ -158,6 +196,7 @@ async def compare(options: argparse.Namespace) -> dict[str, Any]:
         "turns": options.turns,
         "tokens": options.tokens,
         "modes": list(options.modes),
+        "rounds": options.rounds,
         "engines": measured,
     }
 
@@ -194,6 +233,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--modes", type=_modes, default=list(MODES), help=", ".join(MODES))
     parser.add_argument("--turns", type=int, default=6)
     parser.add_argument("--tokens", type=int, default=48, help="of each reply that is fixed")
+    parser.add_argument("--rounds", type=int, default=1, help="by turns, all engines started")
     parser.add_argument("--window", type=float, default=20.0, help="seconds in which chats begin")
     parser.add_argument("--texts", type=int, default=40, help="dialogues scored; 0: none")
     parser.add_argument("--data", type=Path, default=DATA)
