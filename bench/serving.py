@@ -98,8 +98,8 @@ async def load(
     command = [*engine.load]
     command += [part for name, value in given.items() for part in (f"--{name}", str(value))]
     memory = Memory()
-    async with memory.watch(engine.pid or (os.getpid() if engine.in_process else None)):
-        status, result = await last_json(command)
+    async with memory.watch(engine.pid):
+        status, result = await last_json(command, memory if engine.in_process else None)
     if status:
         raise RuntimeError(f"the load on {engine.name} ended with {status}")
     result["peak_memory_mb"] = round(memory.peak) or None

@@ -9,9 +9,11 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
+from bench.memory import Memory
 from bench.peers import Endpoint
 
 START_SECONDS = 300.0
@@ -88,13 +90,16 @@ def _alive(pid: int) -> bool:
         return not state.parent.parent.joinpath("self").exists()  # no /proc: it may be alive
 
 
-async def last_json(command: Sequence[str]) -> tuple[int, dict[str, object]]:
-    """Run a program; (its exit status, the JSON of its last line)."""
+async def last_json(
+    command: Sequence[str], memory: Memory | None = None
+) -> tuple[int, dict[str, Any]]:
+    """Run a program; (its exit status, the JSON of its last line). ``memory``: watches it."""
     process = await asyncio.create_subprocess_exec(
         *command,
         stdout=subprocess.PIPE,
         env={**os.environ, **QUIET, "PYTHONPATH": str(ROOT)},
     )
-    output, _ = await process.communicate()
+    async with (memory or Memory()).watch(process.pid if memory else None):
+        output, _ = await process.communicate()
     lines = output.decode().splitlines()
     return process.returncode or 0, json.loads(lines[-1]) if lines else {}
