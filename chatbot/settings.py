@@ -185,8 +185,9 @@ class Settings(BaseSettings):
     prefill_stretch: float = Field(
         2.0,
         ge=0,
-        description="How many times as long a step may take for prompts beside running replies as "
-        "without them. Less: smoother streams, later first words. 0: no such bound.",
+        description="How many times as long a step may take for a prompt of more than "
+        "FRONTDESK_PREFILL_CHUNK_TOKENS beside running replies as without it. Less: smoother "
+        "streams, later first words. 0: no such bound.",
     )
     max_context_tokens: int = Field(
         4096, ge=128, description="Longest prompt plus reply; older turns are left out beyond it."

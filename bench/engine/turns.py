@@ -34,15 +34,15 @@ async def check(options: argparse.Namespace) -> dict[str, Any]:
                 request = GenerationRequest(
                     f"{chat} {turn}",
                     ids,
-                    SamplingParams(max_tokens=TOKENS, ignore_eos=True),
+                    SamplingParams(max_tokens=TOKENS),
                     adapter,
                     shared_tokens=system_tokens(messages, engine.tokenizer),
                     owner=f"{chat}",
                 )
                 said = await say(engine, request)
                 firsts[turn].append(said.first)
-                # beyond what is new since the last turn's prompt and reply
-                computed[turn].append(len(ids) - said.cached - (len(ids) - known))
+                # computed (prompt less cached) less what is new (prompt less what was known)
+                computed[turn].append(known - said.cached)
                 known = len(ids) + len(said.tokens)
                 messages.append(ChatMessage(role="assistant", content=said.text))
     by_turn = [statistics.median(values) for values in firsts]

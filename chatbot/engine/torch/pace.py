@@ -1,9 +1,11 @@
-"""How many prompt tokens a step may compute beside replies that are being written.
+"""How many tokens of a long prompt a step may compute beside replies that are being written.
 
 A step makes every running reply wait for its prompt tokens. So they are as many as the step has
 time for: with them it may take ``stretch`` times as long as without. The seconds of a step by its
 rows are measured while serving, so the same setting fits any machine, model and number of replies.
-Where nobody waits for a token, prompts get all that one step may hold.
+Where nobody waits for a token, prompts get all that one step may hold. So do prompts that one step
+can hold: most turns of a chat bring a few dozen tokens, and to delay all of them would cost more
+replies than it makes smooth.
 """
 
 from dataclasses import dataclass

@@ -4,9 +4,9 @@
 The fairness rule. Each step computes
 
 1. one token for *every* running reply that is decoding, however many prompts wait, and
-2. tokens of prompts, oldest first (chunked prefill, Sarathi-Serve, arXiv 2403.02310): at most
-   ``prefill_chunk_tokens``, and beside running replies only as many as the step has time for
-   (see :mod:`chatbot.engine.torch.pace`), but always a block.
+2. at most ``prefill_chunk_tokens`` tokens of prompts, oldest first (chunked prefill, Sarathi-Serve,
+   arXiv 2403.02310); of a prompt that needs more than one such step, beside running replies only
+   as many as the step has time for (see :mod:`chatbot.engine.torch.pace`), but always a block.
 
 So a long prompt slows running replies by a bounded amount per token and never stops them, and
 running replies never keep a prompt from advancing: the budget of rule 2 is spent on prompts
@@ -188,7 +188,7 @@ class Scheduler:
         stopped = [item for item in [*self.running, *self.waiting] if item.cancelled]
         for sequence in stopped:
             self.finish(sequence, "stopped")
-        plan = _Plan(self._prefill_budget())
+        plan = _Plan(self.prefill_chunk_tokens, self._paced_budget())
         for sequence in list(self.running):
             if sequence in self.running:  # an older one may have preempted it
                 self._continue(sequence, plan)
@@ -196,7 +196,7 @@ class Scheduler:
         self._add_drafts(plan)
         return Step(tuple(plan.works), tuple(plan.fresh), tuple(stopped))
 
-    def _prefill_budget(self) -> int:
+    def _paced_budget(self) -> int:
         if self.pace is None:
             return self.prefill_chunk_tokens
         return self.pace.budget(sum(sequence.decoding for sequence in self.running))
@@ -376,8 +376,10 @@ class Scheduler:
 class _Plan:
     """A step in the making."""
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, paced: int) -> None:
         self.budget = budget  # prompt tokens that may still be placed
+        self._paced = paced  # of them, those of prompts that are longer than one step's
+        self._longest = budget
         self.works: list[Work] = []
         self.fresh: list[int] = []
         self._coming: set[bytes] = set()
@@ -386,9 +388,14 @@ class _Plan:
     def chunk(self, sequence: Sequence, block_size: int) -> int:
         """Tokens to prefill now: all that is left, or else whole blocks, so that the next chunk
         starts where a block does."""
-        if sequence.remaining <= self.budget:
+        room = min(self.budget, self._paced) if self._is_long(sequence) else self.budget
+        if sequence.remaining <= room:
             return sequence.remaining
-        return self.budget - self.budget % block_size
+        return room - room % block_size
+
+    def _is_long(self, sequence: Sequence) -> bool:
+        """The same for all of its pieces."""
+        return len(sequence.prompt) - sequence.cached_tokens > self._longest
 
     def place(self, sequence: Sequence, count: int) -> None:
         decodes = sequence.decoding
@@ -397,6 +404,8 @@ class _Plan:
         self.works.append(Work(sequence, sequence.computed, end, samples, decodes))
         if not decodes:
             self.budget -= count
+            if self._is_long(sequence):
+                self._paced -= count
 
     def coming(self, size: int) -> set[bytes]:
         """Digests of the prompt blocks that this step completes."""

@@ -45,7 +45,8 @@ def test_rows_that_cost_nothing_are_all_taken() -> None:
     assert pace(100_000.0).budget(16) == 256
 
 
-def test_a_long_prompt_beside_replies_goes_in_pieces_and_ends() -> None:
+def pieces_of(prompt: int) -> list[int]:
+    """Of a prompt that comes beside a reply, when a step may hold 64 tokens."""
     scheduler = Scheduler(
         BlockManager(100, BLOCK),
         max_running=4,
@@ -56,13 +57,22 @@ def test_a_long_prompt_beside_replies_goes_in_pieces_and_ends() -> None:
     short = Sequence("short", (1, 2, 3), 60)
     scheduler.add(short)
     scheduler.commit(scheduler.schedule(), [[7]])
-    scheduler.add(Sequence("long", tuple(range(100, 190)), 1))
+    scheduler.add(Sequence("long", tuple(range(100, 100 + prompt)), 1))
     pieces = []
     while short in scheduler.running and len(pieces) < 50:
         step = scheduler.schedule()
         pieces += [work.end - work.start for work in step.works if not work.decodes]
         assert any(work.decodes for work in step.works)
         scheduler.commit(step, [[7] for _ in step.sampling])
-    assert sum(pieces) == 90
+    assert sum(pieces) == prompt
+    return pieces
+
+
+def test_a_long_prompt_beside_replies_goes_in_pieces_and_ends() -> None:
+    pieces = pieces_of(90)
     assert max(pieces) <= 12  # twice a step of 11 seconds
     assert all(piece % BLOCK == 0 for piece in pieces[:-1])
+
+
+def test_a_prompt_that_one_step_can_hold_is_not_paced() -> None:
+    assert pieces_of(60) == [60]
