@@ -1,5 +1,6 @@
 """Frontdesk itself: `frontdesk up` in a data directory of its own, through its whole API."""
 
+import asyncio
 import os
 import shutil
 import sys
@@ -9,8 +10,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from bench.peers import Endpoint, Engine, PeerMissing
+from bench.peers.processes import answering
 from bench.product import CACHE, free_port, running_product
 from chatbot.manifest import ADAPTER
+
+MERGE_SECONDS = 15.0  # a version that was just loaded is merged in the background
 
 
 @asynccontextmanager
@@ -35,6 +39,9 @@ async def ours(
             score = [sys.executable, "-m", "bench.perplexity", runtime, "TEXTS", str(CACHE)]
             if version is not None:
                 score += ["--adapter", str(version / ADAPTER)]
+            await answering(server)
+            if version is not None:
+                await asyncio.sleep(MERGE_SECONDS)
             yield Engine(name, server.load, score, product.pid)
 
 
