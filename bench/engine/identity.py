@@ -21,7 +21,7 @@ from chatbot.worker.lessons import version_scope
 TOKENS = 24
 AT_ONCE = 24
 # small, so that 16 replies beside each other do not fit and some are preempted
-TIGHT = {"kv_cache_tokens": 6144, "prefill_chunk_tokens": 96, "max_running": 16}
+TIGHT = {"kv_cache_tokens": 3072, "prefill_chunk_tokens": 96, "max_running": 16}
 RANDOM = ("random-8", "random-16")  # adapters made here: names end with their rank
 
 
