@@ -183,7 +183,7 @@ class Settings(BaseSettings):
         "background: faster, for the memory of the base model each. Others run beside the base.",
     )
     prefill_stretch: float = Field(
-        2.0,
+        1.5,
         ge=0,
         description="How many times as long a step may take for a prompt of more than "
         "FRONTDESK_PREFILL_CHUNK_TOKENS beside running replies as without it. Less: smoother "

@@ -67,7 +67,8 @@ async def check(options: argparse.Namespace) -> dict[str, Any]:
     count = 100 if options.quick else 1000
     adapter = TUNED if options.version is not None else None
     async with opened(options.runtime, options.version, **SMALL) as engine:
-        await many(engine, count // 2, 1, adapter)
+        # as many before: kernels are kept for each shape of a step that came up
+        await many(engine, count, 1, adapter)
         tasks, threads = len(asyncio.all_tasks()), threading.active_count()
         before = resident_megabytes()
         await many(engine, count, 2, adapter)

@@ -25,7 +25,7 @@ from chatbot.engine.torch.draft_policy import DraftPolicy
 from chatbot.engine.torch.drafts import ReplyDrafter
 from chatbot.engine.torch.families import build_decoder
 from chatbot.engine.torch.models import Decoder
-from chatbot.engine.torch.pace import PrefillPace
+from chatbot.engine.torch.pace import GRAIN, PrefillPace
 from chatbot.engine.torch.reply import Reply, TorchReplyStream
 from chatbot.engine.torch.runner import Runner, TorchRunner
 from chatbot.engine.torch.sampling import Choice, TokenChooser
@@ -134,7 +134,10 @@ class TorchEngine:
     def _make_scheduler(self, blocks: BlockManager) -> Scheduler:
         settings = self._settings
         pace = PrefillPace(
-            self._cost, settings.prefill_chunk_tokens, settings.prefill_stretch, blocks.block_size
+            self._cost,
+            settings.prefill_chunk_tokens,
+            settings.prefill_stretch,
+            min(GRAIN, blocks.block_size),
         )
         return Scheduler(
             blocks,

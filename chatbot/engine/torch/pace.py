@@ -12,12 +12,16 @@ from dataclasses import dataclass
 
 from chatbot.engine.torch.draft_policy import StepCost
 
+# a long prompt's pieces are multiples of it, or of a block where that is smaller: a block of 32
+# beside 16 replies alone doubles a step
+GRAIN = 16
+
 
 @dataclass(frozen=True, slots=True)
 class PrefillPace:
     """``most``: prompt tokens of one step in any case; ``stretch`` 0: no other bound.
 
-    ``least``, one block, goes on in every step: no prompt starves."""
+    ``least`` go on in every step: no prompt starves."""
 
     cost: StepCost
     most: int

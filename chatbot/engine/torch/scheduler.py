@@ -6,7 +6,7 @@ The fairness rule. Each step computes
 1. one token for *every* running reply that is decoding, however many prompts wait, and
 2. at most ``prefill_chunk_tokens`` tokens of prompts, oldest first (chunked prefill, Sarathi-Serve,
    arXiv 2403.02310); of a prompt that needs more than one such step, beside running replies only
-   as many as the step has time for (see :mod:`chatbot.engine.torch.pace`), but always a block.
+   as many as the step has time for (see :mod:`chatbot.engine.torch.pace`), but always a few.
 
 So a long prompt slows running replies by a bounded amount per token and never stops them, and
 running replies never keep a prompt from advancing: the budget of rule 2 is spent on prompts
@@ -32,7 +32,7 @@ from chatbot.engine.interface import FinishReason
 from chatbot.engine.torch.blocks import BlockManager
 from chatbot.engine.torch.draft_policy import Draft
 from chatbot.engine.torch.drafts import Drafter
-from chatbot.engine.torch.pace import PrefillPace
+from chatbot.engine.torch.pace import GRAIN, PrefillPace
 from chatbot.engine.torch.sequence import Sequence
 from chatbot.errors import EngineBusy, RequestRefused
 
@@ -387,11 +387,13 @@ class _Plan:
 
     def chunk(self, sequence: Sequence, block_size: int) -> int:
         """Tokens to prefill now: all that is left, or else whole blocks, so that the next chunk
-        starts where a block does."""
-        room = min(self.budget, self._paced) if self._is_long(sequence) else self.budget
+        starts where a block does; smaller pieces of a long prompt beside replies."""
+        room, grain = self.budget, block_size
+        if self._is_long(sequence) and self._paced < self._longest:
+            room, grain = min(room, self._paced), min(block_size, GRAIN)
         if sequence.remaining <= room:
             return sequence.remaining
-        return room - room % block_size
+        return room - room % grain
 
     def _is_long(self, sequence: Sequence) -> bool:
         """The same for all of its pieces."""
