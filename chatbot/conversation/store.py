@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis
@@ -44,10 +45,24 @@ def map_store_error(error: BaseException) -> StorageFull | StoreUnavailable:
 
 
 @contextmanager
+def _closed_connections() -> Iterator[None]:
+    """A connection that another task closes while it is written to is one that is lost; redis-py
+    8.1 lets out an AttributeError of its own then."""
+    try:
+        yield
+    except AttributeError as error:
+        *_, last = walk_tb(error.__traceback__)
+        if not str(last[0].f_globals.get("__name__", "")).startswith("redis."):
+            raise
+        raise ConnectionError("the connection was closed") from error
+
+
+@contextmanager
 def store_errors() -> Iterator[None]:
     """Every call of the store runs inside: StoreUnavailable or StorageFull, with the cause."""
     try:
-        yield
+        with _closed_connections():
+            yield
     except (RedisError, RedisClusterException, OSError) as error:
         raise map_store_error(error) from error
 
@@ -63,7 +78,8 @@ async def call_store(call: Callable[[], Awaitable[T]]) -> T:
     with store_errors():
         for _ in range(RECONNECTS):
             try:
-                return await call()
+                with _closed_connections():
+                    return await call()
             except ConnectionError:
                 continue
         return await call()

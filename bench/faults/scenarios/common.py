@@ -55,12 +55,13 @@ class Outcome:
     faults: Counter[str] = field(default_factory=Counter)
     found: Findings = field(default_factory=Findings)
     unanswered: int = 0
+    ended: list[str] = field(default_factory=list)  # processes that ended by themselves
     more: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
     def clean(self) -> bool:
-        return self.found.clean and not self.unanswered
+        return self.found.clean and not self.unanswered and not self.ended
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -68,6 +69,7 @@ class Outcome:
             "faults_by_kind": dict(self.faults),
             **asdict(self.found),
             "unanswered": self.unanswered,
+            "ended": self.ended,
             "seconds": round(self.seconds, 1),
             **self.more,
         }
@@ -86,6 +88,7 @@ async def opened(setting: Setting, visitors: int, **place: Any) -> AsyncIterator
     ):
         running = Running(setting, made, people, outcome)
         yield running
+        outcome.ended = [process.name for process in made.processes.values() if not process.runs]
         async with made.services() as services:
             sealed = not made.real_model
             found = await check(services.log, services.archive, people, sealed=sealed)
