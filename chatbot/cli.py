@@ -11,13 +11,14 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from chatbot import __version__
 from chatbot.errors import FrontdeskError
 from chatbot.logs import configure_logs
 from chatbot.settings import PREFIX, Settings, load_settings
+from chatbot.terminal import console as terminal
+from chatbot.terminal import print_rows
 from chatbot.tracing import configure_tracing
 
 SHOP_PROMPT = (
@@ -59,7 +60,7 @@ def up(
     from chatbot.up import up as run
 
     settings = _settings("up", data_dir=data_dir, port=port, host=host, console_port=console_port)
-    asyncio.run(run(Plan(settings, console=console), Console()))
+    asyncio.run(run(Plan(settings, console=console), terminal()))
 
 
 @app.command()
@@ -74,7 +75,7 @@ def demo(
     from chatbot.demo import demo_plan
 
     settings = _settings("demo", data_dir=data_dir, port=port, console_port=console_port)
-    asyncio.run(run(demo_plan(settings, shop), SHOP_PROMPT, Console()))
+    asyncio.run(run(demo_plan(settings, shop), SHOP_PROMPT, terminal()))
 
 
 @app.command()
@@ -133,10 +134,11 @@ def config(
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    table = Table("setting", "value", "from", "meaning")
-    for row in rows:
-        table.add_row(row["variable"], row["value"], row["source"], row["help"])
-    Console().print(table)
+    print_rows(
+        terminal(),
+        ["setting", "value", "from", "meaning"],
+        [[row["variable"], row["value"], row["source"], row["help"]] for row in rows],
+    )
 
 
 def setting_rows(settings: Settings, given: set[str]) -> list[dict[str, str]]:

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from chatbot.errors import InputError, RequestRefused, StorageFull
 from chatbot.logs import configure_logs
@@ -24,6 +22,7 @@ from chatbot.record.database import Database
 from chatbot.rights.export import Format
 from chatbot.services import Services
 from chatbot.settings import Settings, load_settings
+from chatbot.terminal import console, print_facts, print_rows
 
 data = typer.Typer(
     help="Stored conversations: export, retention, erasure, legal holds.", no_args_is_help=True
@@ -251,13 +250,14 @@ def list_(data_dir: DataDir = None, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps({"items": rows}, indent=2))
         return
-    table = Table("hold", "site", "visitor", "reason", "placed by", "in force")
-    for row in rows:
-        state = "yes" if row["lifted_at"] is None else f"lifted by {row['lifted_by']}"
-        table.add_row(
-            row["id"], row["site"], row["visitor"], row["reason"], row["placed_by"], state
-        )
-    Console().print(table)
+    shown = [
+        [
+            *(row[name] for name in ("id", "site", "visitor", "reason", "placed_by")),
+            "yes" if row["lifted_at"] is None else f"lifted by {row['lifted_by']}",
+        ]
+        for row in rows
+    ]
+    print_rows(console(), ["hold", "site", "visitor", "reason", "placed by", "in force"], shown)
 
 
 # -- inside
@@ -363,7 +363,7 @@ def _fill(
 def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on standard error, where a person sees it and a pipe does not."""
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
@@ -374,10 +374,8 @@ def _print(values: dict[str, Any], as_json: bool, quiet: bool = False) -> None:
     if as_json:
         print(json.dumps(values, indent=2, ensure_ascii=False))
         return
-    table = Table(show_header=False, box=None, padding=(0, 2))
-    for name, value in values.items():
-        table.add_row(name.replace("_", " "), _shown(name, value))
-    Console().print(table)
+    facts = [(name.replace("_", " "), _shown(name, value)) for name, value in values.items()]
+    print_facts(console(), facts)
 
 
 def _shown(name: str, value: Any) -> str:

@@ -13,7 +13,7 @@ from chatbot.record.database import Database
 from chatbot.record.tables import Site
 from chatbot.settings import Settings, load_settings
 from chatbot.training_runs import Run, TrainingRuns
-from chatbot.up import Plan, addresses, running
+from chatbot.up import Plan, print_addresses, running
 
 RUN_SETTINGS = {"epochs": 2, "auto_promote": True}
 POLL_SECONDS = 1.0
@@ -43,7 +43,7 @@ async def demo(plan: Plan, system_prompt: str, out: Console) -> None:
     async with running(plan, out) as stop:
         if stop.is_set():
             return
-        out.print(addresses(plan))
+        print_addresses(plan, out)
         database = await asyncio.to_thread(open_database, plan.settings)
         try:
             runs = TrainingRuns(database, resolve_queue_url(plan.settings))

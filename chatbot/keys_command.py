@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Column, Table
 
 from chatbot.record.database import Database
 from chatbot.server.api_keys import create_key, list_keys, revoke_key
 from chatbot.settings import load_settings
+from chatbot.terminal import console, print_rows
 
 keys = typer.Typer(help="Keys of the OpenAI-compatible API and of calls.", no_args_is_help=True)
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where everything is kept.")]
@@ -42,21 +41,28 @@ def create(name: Name, site: Site = "", data_dir: DataDir = None) -> None:
     """Make a key. It is printed alone on standard output, and cannot be shown again."""
     with _record(data_dir) as database:
         row, key = create_key(database, getpass.getuser(), name[:64], site)
-    Console(stderr=True).print(f"{row.id} for {row.name}. Keep it: it is not shown again.")
+    console(stderr=True).print(f"{row.id} for {row.name}. Keep it: it is not shown again.")
     print(key)
 
 
 @keys.command("list")
 def list_(data_dir: DataDir = None) -> None:
     """Every key, also those that are revoked."""
-    table = Table(
-        Column("id", no_wrap=True), "name", "site", "begins with", "made", "by", "revoked"
-    )
+    names = ["id", "name", "site", "begins with", "made", "by", "revoked"]
     with _record(data_dir) as database:
-        for row in list_keys(database):
-            made, revoked = _day(row.created_at), _day(row.revoked_at)
-            table.add_row(row.id, row.name, row.site, row.hint, made, row.created_by, revoked)
-    Console().print(table)
+        rows = [
+            [
+                row.id,
+                row.name,
+                row.site,
+                row.hint,
+                _day(row.created_at),
+                row.created_by,
+                _day(row.revoked_at),
+            ]
+            for row in list_keys(database)
+        ]
+    print_rows(console(), names, rows)
 
 
 @keys.command()
@@ -64,7 +70,7 @@ def revoke(key_id: str, data_dir: DataDir = None) -> None:
     """Let a key in no more, from the next request on."""
     with _record(data_dir) as database:
         revoke_key(database, getpass.getuser(), key_id)
-    Console().print(f"{key_id} is revoked.")
+    console().print(f"{key_id} is revoked.")
 
 
 def _day(at: int | None) -> str:

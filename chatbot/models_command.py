@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from chatbot.settings import load_settings
+from chatbot.terminal import console, print_rows
 from chatbot.versions import VersionInfo, Versions
 
 models = typer.Typer(help="The registry of model versions.", no_args_is_help=True)
@@ -47,13 +46,14 @@ def list_versions(data_dir: DataDir = None, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps([asdict(version) for version in versions], indent=2))
         return
-    table = Table("version", "state", "base", "perplexity", "exact match", "stop rate", "made")
+    names = ["version", "state", "base", "perplexity", "exact match", "stop rate", "made"]
+    rows = []
     for version in versions:
         metrics = version.manifest.get("metrics") or {}
         numbers = [_number(metrics.get(key)) for key in ("perplexity", "exact_match", "stop_rate")]
         made = datetime.fromtimestamp(version.created_at / 1000, UTC).strftime("%Y-%m-%d %H:%M")
-        table.add_row(version.id, version.state, version.base_model, *numbers, made)
-    Console().print(table)
+        rows.append([version.id, version.state, version.base_model, *numbers, made])
+    print_rows(console(), names, rows)
 
 
 @models.command()
@@ -83,7 +83,7 @@ def rollback(reason: Reason, data_dir: DataDir = None) -> None:
 
 
 def _say(version: VersionInfo) -> None:
-    Console().print(f"[bold]{version.id}[/] is live.")
+    console().print(f"[bold]{version.id}[/] is live.", soft_wrap=True)
 
 
 def _number(value: object) -> str:

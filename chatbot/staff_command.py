@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from chatbot.record.database import Database
 from chatbot.server.staff import Role, create_staff, delete_staff, list_staff
 from chatbot.settings import load_settings
+from chatbot.terminal import console, print_rows
 
 staff = typer.Typer(help="Accounts for the desk and the console.", no_args_is_help=True)
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where everything is kept.")]
@@ -44,7 +43,7 @@ def add(
     password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
     with _record(data_dir) as database:
         create_staff(database, getpass.getuser(), username, password, role)
-    Console().print(f"{username} may log in as {role}.")
+    console().print(f"{username} may log in as {role}.")
 
 
 @staff.command()
@@ -52,14 +51,12 @@ def remove(username: str, data_dir: DataDir = None) -> None:
     """Take a member of staff's access away."""
     with _record(data_dir) as database:
         delete_staff(database, getpass.getuser(), username)
-    Console().print(f"{username} may not log in any more.")
+    console().print(f"{username} may not log in any more.")
 
 
 @staff.command("list")
 def list_(data_dir: DataDir = None) -> None:
     """Everybody who may log in."""
-    table = Table("user name", "role")
     with _record(data_dir) as database:
-        for member in list_staff(database):
-            table.add_row(member.username, member.role)
-    Console().print(table)
+        rows = [[member.username, member.role] for member in list_staff(database)]
+    print_rows(console(), ["user name", "role"], rows)

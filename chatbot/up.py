@@ -12,13 +12,13 @@ from typing import Any
 
 import httpx
 from rich.console import Console
-from rich.table import Table
 
 from chatbot.bootstrap import make_data_dir
 from chatbot.embedded_store import embedded_url
 from chatbot.errors import Conflict, FrontdeskError
 from chatbot.settings import Settings
 from chatbot.supervisor import Program, Supervisor
+from chatbot.terminal import print_facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ async def running(plan: Plan, out: Console) -> AsyncIterator[asyncio.Event]:
             await asyncio.gather(starting, stopped, return_exceptions=True)
             with out.status("stopping ..."):
                 await supervisor.stop()
-            out.print("stopped; everything is kept in", str(plan.settings.data_dir))
+            out.print(f"stopped; everything is kept in {plan.settings.data_dir}", soft_wrap=True)
 
 
 def _require_free(host: str, port: int, option: str) -> None:
@@ -157,27 +157,24 @@ def _require_free(host: str, port: int, option: str) -> None:
             ) from None
 
 
-def addresses(plan: Plan) -> Table:
+def print_addresses(plan: Plan, out: Console) -> None:
     """What is where, for the terminal."""
-    table = Table(show_header=False, box=None, padding=(0, 2))
+    url, data_dir = plan.server_url, plan.settings.data_dir
+    facts = [("agent desk", f"{url}/desk  (waiting and running chats)")]
     if plan.demo_page:
-        table.add_row(
-            "[bold]shop page[/]", f"{plan.server_url}/demo", "the widget, as a visitor sees it"
-        )
-    table.add_row("[bold]agent desk[/]", f"{plan.server_url}/desk", "waiting and running chats")
+        facts.insert(0, ("shop page", f"{url}/demo  (the widget, as a visitor sees it)"))
     if plan.console:
-        table.add_row("[bold]console[/]", plan.console_url, "review, retrain, promote")
-    password = plan.settings.data_dir / "admin-password"
-    table.add_row("[bold]login[/]", "admin", f"password in {password}")
-    table.add_row("[bold]API token[/]", "", str(plan.settings.data_dir / "admin-token"))
-    table.add_row("[bold]logs[/]", "", str(plan.settings.data_dir / "logs"))
-    return table
+        facts.append(("console", f"{plan.console_url}  (review, retrain, promote)"))
+    facts.append(("login", f"admin  (its password is in {data_dir / 'admin-password'})"))
+    facts.append(("API token", str(data_dir / "admin-token")))
+    facts.append(("logs", str(data_dir / "logs")))
+    print_facts(out, facts)
 
 
 async def up(plan: Plan, out: Console) -> None:
     """Run until Ctrl-C."""
     async with running(plan, out) as stop:
         if not stop.is_set():
-            out.print(addresses(plan))
+            print_addresses(plan, out)
             out.print("Ctrl-C stops everything.")
         await stop.wait()

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from chatbot.settings import Settings, load_settings
+from chatbot.terminal import console as terminal
+from chatbot.terminal import make_table
 from finetune.transcripts_command import (
     ColumnOptions,
     Format,
@@ -125,8 +127,8 @@ def _train(config: Any, settings: Settings, reviews: bool, as_json: bool) -> Non
     from finetune.progress import Progress, ProgressLog
     from finetune.terminal import shown_progress, stop_on_interrupt
 
-    console = Console(stderr=as_json)
-    console.print(f"run [bold]{config.run_id}[/] in {config.directory}")
+    console = terminal(stderr=as_json)
+    console.print(f"run [bold]{config.run_id}[/] in {config.directory}", soft_wrap=True)
     log = ProgressLog(config.directory / "progress.jsonl")
     with closing(open_database(settings)) as database:
         versions = open_versions(settings, database)
@@ -143,7 +145,8 @@ def _train(config: Any, settings: Settings, reviews: bool, as_json: bool) -> Non
             except RunInterrupted:
                 console.print(
                     f"Stopped; everything is kept. Go on with: frontdesk train --resume "
-                    f"{config.run_id} --data-dir {settings.data_dir}"
+                    f"{config.run_id} --data-dir {settings.data_dir}",
+                    soft_wrap=True,
                 )
                 raise typer.Exit(130) from None
         registered = config.base == settings.base_model
@@ -196,11 +199,10 @@ def summary(report: dict[str, Any]) -> Table:
     shown = [name for name in MODELS if report["models"].get(name)]
     decision = report["decision"]
     verdict = "may be promoted" if decision["passed"] else "; ".join(decision["reasons"])
-    table = Table(
+    table = make_table(
         "",
         *(f"{name}\n{report['models'][name]['version']}" for name in shown),
         caption=f"decision: {verdict}",
-        caption_justify="left",
     )
     for key, (label, pattern, _) in ROWS.items():
         values = [report["models"][name].get(key) for name in shown]
@@ -251,7 +253,7 @@ def evaluate(
         threads=settings.trainer_threads if threads is None else threads,
     )
     folder = out or settings.data_dir / "reports" / stamp
-    console = Console(stderr=as_json)
+    console = terminal(stderr=as_json)
     report = judge_files(config, settings, version, adapter, folder, console)
     if as_json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
@@ -277,4 +279,4 @@ def preferences(
             json.dumps(pair, ensure_ascii=False) for pair in preference_pairs(database, prompts)
         ]
     write_whole(out, "".join(line + "\n" for line in lines).encode())
-    Console().print(f"{len(lines)} pairs in {out}")
+    terminal().print(f"{len(lines)} pairs in {out}", soft_wrap=True)

@@ -7,12 +7,13 @@ from typing import IO, Annotated, cast
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from chatbot.base_models import base_directory, load_tokenizer
 from chatbot.errors import BaseModelUnavailable, TranscriptError
 from chatbot.prompt import encode_dialogue
 from chatbot.settings import load_settings
+from chatbot.terminal import console as terminal
+from chatbot.terminal import print_rows
 from finetune.storage import whole_file
 from finetune.transcripts import Columns, Dialogue, Rejected, canonical_line, read_transcripts
 from finetune.transcripts.check import CountTokens, Quality, check_files
@@ -90,7 +91,7 @@ def check(
     if as_json:
         print(json.dumps(quality.as_dict(), indent=2, ensure_ascii=False))
         return
-    _show(quality, why_not, Console())
+    _show(quality, why_not, terminal())
 
 
 def _beside(path: Path) -> Path:
@@ -111,7 +112,6 @@ def _token_counter(base: str, data_dir: Path) -> tuple[CountTokens | None, str]:
 
 
 def _show(quality: Quality, why_not: str, console: Console) -> None:
-    table = Table("what", "count", title=", ".join(quality.files), title_justify="left")
     tokens = "tokens" if quality.tokens_counted else "tokens (estimated)"
     rows: list[tuple[str, int]] = [
         ("dialogues", quality.dialogues),
@@ -130,9 +130,8 @@ def _show(quality: Quality, why_not: str, console: Console) -> None:
         ("rejected lines", sum(quality.rejected.values())),
         *((f"  {name}", count) for name, count in quality.rejected.items()),
     ]
-    for name, count in rows:
-        table.add_row(name, f"{count:,}")
-    console.print(table)
+    shown = [[name, f"{count:,}"] for name, count in rows]
+    print_rows(console, ["what", "count"], shown, ", ".join(quality.files))
     if quality.languages_of < quality.dialogues:
         console.print(f"Languages are those of the first {quality.languages_of} dialogues.")
     if why_not:
