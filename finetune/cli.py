@@ -270,13 +270,15 @@ def preferences(
     from chatbot.bootstrap import open_database
     from chatbot.review_data import site_prompts
     from finetune.preferences import preference_pairs
-    from finetune.storage import write_whole
+    from finetune.storage import require_target, write_errors_named, write_whole
 
     settings = load_settings(data_dir=data_dir)
+    require_target(out)
     with closing(open_database(settings)) as database:
         prompts = site_prompts(database, settings.system_prompt)
         lines = [
             json.dumps(pair, ensure_ascii=False) for pair in preference_pairs(database, prompts)
         ]
-    write_whole(out, "".join(line + "\n" for line in lines).encode())
+    with write_errors_named(out):
+        write_whole(out, "".join(line + "\n" for line in lines).encode())
     terminal().print(f"{len(lines)} pairs in {out}", soft_wrap=True)

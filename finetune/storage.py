@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from chatbot.errors import FrontdeskError, StorageFull
+from chatbot.errors import FrontdeskError, InputError, StorageFull
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -26,6 +26,36 @@ def full_disk_named(target: Path) -> Iterator[None]:
                 "stored before is unchanged."
             ) from error
         raise
+
+
+def require_target(target: Path) -> None:
+    """Refuse a file that a person named, before anything is done for it. A folder that is missing
+    is more likely a slip of the pen than a wish, and a device must not be replaced by a file.
+
+    Raises:
+        InputError: its folder is missing, or it is no regular file.
+    """
+    with write_errors_named(target):
+        if not target.parent.is_dir():
+            there = "is no folder" if target.parent.exists() else "does not exist"
+            raise InputError(f"{target} cannot be written: {target.parent} {there}")
+        if target.exists() and not target.is_file():
+            what = "a folder" if target.is_dir() else "no regular file"
+            raise InputError(f"{target} cannot be written: it is {what}")
+
+
+@contextlib.contextmanager
+def write_errors_named(target: Path) -> Iterator[None]:
+    """Turn what the operating system says into one line that names the file.
+
+    Raises:
+        InputError, StorageFull.
+    """
+    try:
+        with full_disk_named(target):
+            yield
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error.strerror or error}") from error
 
 
 def write_file(path: Path, data: bytes) -> None:

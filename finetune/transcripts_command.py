@@ -14,7 +14,7 @@ from chatbot.prompt import encode_dialogue
 from chatbot.settings import load_settings
 from chatbot.terminal import console as terminal
 from chatbot.terminal import print_rows
-from finetune.storage import whole_file
+from finetune.storage import require_target, whole_file, write_errors_named
 from finetune.transcripts import Columns, Dialogue, Rejected, canonical_line, read_transcripts
 from finetune.transcripts.check import CountTokens, Quality, check_files
 from finetune.transcripts.readers import READERS, Rejects
@@ -79,7 +79,9 @@ def check(
     """Print a quality report. Rejected lines are written to a file beside the first one."""
     settings = load_settings(data_dir=data_dir)
     count, why_not = _token_counter(settings.base_model, settings.data_dir)
-    with Rejects(rejects or _beside(files[0])) as writer:
+    rejected_to = rejects or _beside(files[0])
+    require_target(rejected_to)
+    with Rejects(rejected_to) as writer:
         quality = check_files(
             files,
             writer,
@@ -156,6 +158,9 @@ def convert(
     redact: Annotated[bool, typer.Option("--redact", help="Replace personal data.")] = False,
 ) -> None:
     """Write a file in the canonical form. Rejected lines go to TARGET.rejects.jsonl."""
+    rejected_to = rejects or target.with_name(f"{target.name}.rejects.jsonl")
+    require_target(target)
+    require_target(rejected_to)
     columns = parse_columns(column, role)
     contacts: frozenset[str] | None = None
     if redact:  # a first reading finds what is the business's own
@@ -163,7 +168,8 @@ def convert(
         contacts = business_contacts(item for item in items if isinstance(item, Dialogue))
     written = 0
     with (
-        Rejects(rejects or target.with_name(f"{target.name}.rejects.jsonl")) as writer,
+        write_errors_named(target),
+        Rejects(rejected_to) as writer,
         whole_file(target) as draft,
         _writer(draft, target.suffix == ".gz") as out,
     ):

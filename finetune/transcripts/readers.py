@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import IO
 
 from chatbot.errors import TranscriptError
+from finetune.storage import write_errors_named
 from finetune.transcripts.files import Record, json_records
 from finetune.transcripts.model import Dialogue, Rejected
 from finetune.transcripts.openai_chat import read_openai
@@ -90,11 +91,16 @@ class Rejects:
         return self.counts.total()
 
     def add(self, source: Path, rejected: Rejected) -> None:
-        """Count the line and append it to the rejects file as JSON."""
+        """Count the line and append it to the rejects file as JSON.
+
+        Raises:
+            InputError, StorageFull: there can be no such file.
+        """
         self.counts[rejected.reason] += 1
         if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("w", encoding="utf-8")
+            with write_errors_named(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self.path.open("w", encoding="utf-8")
         entry = {
             "file": str(source),
             "line": rejected.line,

@@ -14,7 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from chatbot.errors import FrontdeskError
+from chatbot.errors import FrontdeskError, InputError
 from finetune.cli import add_commands
 from tests.finetune.data import write_dialogues
 from tests.finetune.models import save_llama
@@ -202,3 +202,39 @@ def test_convert(data: Path) -> None:
     assert "unknown_role" in (data / "out.jsonl.gz.rejects.jsonl").read_text()
     done("transcripts", "convert", table, data / "plain.jsonl", *options)
     assert "jo@example.com" in (data / "plain.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("x.jsonl/y.jsonl", "x.jsonl is no folder"),
+        ("missing/y.jsonl", "missing does not exist"),
+        ("/proc/y.jsonl", "No such file or directory"),
+        ("pipe", "no regular file"),
+        ("folder", "it is a folder"),
+    ],
+)
+@pytest.mark.parametrize("command", ["convert", "preferences"])
+def test_a_target_that_cannot_be_written_is_named(
+    data: Path, command: str, target: str, says: str
+) -> None:
+    (data / "x.jsonl").write_text("kept")
+    (data / "folder").mkdir()
+    os.mkfifo(data / "pipe")
+    arguments = ["transcripts", "convert", "train.jsonl"] if command == "convert" else [command]
+    result = call(*arguments, target)
+    assert isinstance(result.exception, InputError), result.exception
+    assert str(result.exception).startswith(f"{target} cannot be written")
+    assert says in str(result.exception)
+    assert not (data / "missing").exists()
+    assert (data / "x.jsonl").read_text() == "kept"
+    assert (data / "pipe").is_fifo()
+
+
+def test_rejected_lines_go_to_no_folder_that_is_missing(data: Path) -> None:
+    for command in (["check", "train.jsonl"], ["convert", "train.jsonl", "out.jsonl"]):
+        result = call("transcripts", *command, "--rejects", "missing/rejects.jsonl")
+        assert isinstance(result.exception, InputError)
+        assert "missing does not exist" in str(result.exception)
+    assert not (data / "missing").exists()
+    assert not (data / "out.jsonl").exists()
