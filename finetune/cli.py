@@ -1,9 +1,10 @@
 """The commands of this package: train, evaluate, preferences, transcripts."""
 
 import json
+import shutil
 import uuid
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -129,8 +130,8 @@ def _train(config: Any, settings: Settings, reviews: bool, as_json: bool) -> Non
 
     console = terminal(stderr=as_json)
     console.print(f"run [bold]{config.run_id}[/] in {config.directory}", soft_wrap=True)
-    log = ProgressLog(config.directory / "progress.jsonl")
-    with closing(open_database(settings)) as database:
+    with _kept_once_begun(config.directory), closing(open_database(settings)) as database:
+        log = ProgressLog(config.directory / "progress.jsonl")
         versions = open_versions(settings, database)
         live = live_subject(versions, config.base)
         reviewed: Iterable[dict[str, Any]] = _reviewed(database, settings) if reviews else ()
@@ -153,6 +154,29 @@ def _train(config: Any, settings: Settings, reviews: bool, as_json: bool) -> Non
         if registered:
             versions.register(outcome.directory)
     _finish(outcome, registered, config, settings, console, as_json)
+
+
+@contextmanager
+def _kept_once_begun(folder: Path) -> Iterator[None]:
+    """Take away the folder of a new run that fails before its first step: there is nothing in it
+    to go on with."""
+    new = not folder.exists()
+    try:
+        yield
+    except typer.Exit:  # stopped on request: it says how to go on
+        raise
+    except Exception:
+        if new and not _stepped(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _stepped(folder: Path) -> bool:
+    try:
+        lines = (folder / "progress.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
+    return any(json.loads(line)["phase"] == "train" for line in lines)
 
 
 def _reviewed(database: Any, settings: Settings) -> Iterable[dict[str, Any]]:

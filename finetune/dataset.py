@@ -102,7 +102,7 @@ def build_dataset(
             stats.from_files += 1
     stats.rejected = dict(rejects.counts)
     if not taken:
-        raise TranscriptError(_nothing_left(source, stats))
+        raise TranscriptError(_nothing_left(source, stats, rejects))
     contacts = business_contacts(taken)
     dialogues = list(_redacted(taken, contacts, stats))
     stats.dialogues = len(dialogues)
@@ -125,7 +125,8 @@ def load_held_out(source: Source, rejects: Rejects) -> list[Dialogue]:
         if seen.add(dialogue) is None:
             found.append(dialogue)
     if source.files and not found:
-        raise TranscriptError(f"no dialogue to evaluate on in {_names(source)}")
+        why = f": {rejects.why}" if rejects.total else ""
+        raise TranscriptError(f"no dialogue to evaluate on in {_names(source)}{why}")
     return found
 
 
@@ -264,13 +265,13 @@ def _names(source: Source) -> str:
     return ", ".join(str(path) for path in source.files)
 
 
-def _nothing_left(source: Source, stats: Stats) -> str:
+def _nothing_left(source: Source, stats: Stats, rejects: Rejects) -> str:
     parts = {
-        "rejected lines": sum(stats.rejected.values()),
         "duplicates": sum(stats.duplicates.values()),
         "held out": stats.held_out,
         "without an agent turn to learn": stats.nothing_to_learn,
     }
-    found = ", ".join(f"{count} {what}" for what, count in parts.items() if count)
+    reasons = [f"{count} {what}" for what, count in parts.items() if count]
+    found = ", ".join([*reasons, rejects.why] if rejects.total else reasons)
     where = _names(source) or "the reviewed conversations"
     return f"there is no dialogue to train on in {where}" + (f" ({found})" if found else "")

@@ -76,7 +76,10 @@ def check(
     data_dir: Annotated[Path | None, typer.Option(help="Where everything is kept.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print a quality report. Rejected lines are written to a file beside the first one."""
+    """Print a quality report. Rejected lines are written to a file beside the first one.
+
+    The exit code is 1 when there is nothing to learn from.
+    """
     settings = load_settings(data_dir=data_dir)
     count, why_not = _token_counter(settings.base_model, settings.data_dir)
     rejected_to = rejects or _beside(files[0])
@@ -90,10 +93,17 @@ def check(
             count_tokens=count,
             max_tokens=max_tokens,
         )
+        why_nothing = writer.why
     if as_json:
         print(json.dumps(quality.as_dict(), indent=2, ensure_ascii=False))
-        return
-    _show(quality, why_not, terminal())
+    else:
+        _show(quality, why_not, terminal())
+    if quality.dialogues == quality.nothing_to_learn:
+        silent = f"{quality.nothing_to_learn:,} dialogues have no agent turn to learn"
+        reasons = [silent] if quality.dialogues else []
+        reasons += [why_nothing] if why_nothing else []
+        names = ", ".join(quality.files)
+        raise TranscriptError(f"nothing to learn from in {names}: {'; '.join(reasons)}")
 
 
 def _beside(path: Path) -> Path:

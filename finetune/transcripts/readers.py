@@ -72,6 +72,7 @@ class Rejects:
 
     path: Path
     counts: Counter[str] = field(default_factory=Counter)
+    first: str = ""  # the first rejected line and what is wrong with it
     _file: IO[str] | None = None
 
     def __enter__(self) -> "Rejects":
@@ -90,6 +91,14 @@ class Rejects:
     def total(self) -> int:
         return self.counts.total()
 
+    @property
+    def why(self) -> str:
+        """For an error: how many lines were rejected, and the first of them. Empty for none."""
+        if not self.total:
+            return ""
+        lines = "1 line was" if self.total == 1 else f"{self.total:,} lines were"
+        return f"{lines} rejected, {'first' if self.total > 1 else 'namely'} {self.first}"
+
     def add(self, source: Path, rejected: Rejected) -> None:
         """Count the line and append it to the rejects file as JSON.
 
@@ -97,6 +106,7 @@ class Rejects:
             InputError, StorageFull: there can be no such file.
         """
         self.counts[rejected.reason] += 1
+        self.first = self.first or f"{source}, {rejected}"
         if self._file is None:
             with write_errors_named(self.path):
                 self.path.parent.mkdir(parents=True, exist_ok=True)

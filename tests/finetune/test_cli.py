@@ -14,7 +14,13 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from chatbot.errors import FrontdeskError, InputError
+from chatbot.errors import (
+    FrontdeskError,
+    InputError,
+    RunInterrupted,
+    TrainingError,
+    TranscriptError,
+)
 from finetune.cli import add_commands
 from tests.finetune.data import write_dialogues
 from tests.finetune.models import save_llama
@@ -238,3 +244,52 @@ def test_rejected_lines_go_to_no_folder_that_is_missing(data: Path) -> None:
         assert "missing does not exist" in str(result.exception)
     assert not (data / "missing").exists()
     assert not (data / "out.jsonl").exists()
+
+
+def test_check_fails_when_nothing_usable_is_left(data: Path) -> None:
+    long = {"messages": [{"role": "assistant", "content": "x" * 1_000_000}]}
+    (data / "long.jsonl").write_text(json.dumps(long) + "\n")
+    silent = {"messages": [{"role": "assistant", "content": "hello", "weight": 0}]}
+    (data / "silent.jsonl").write_text(json.dumps(silent) + "\n")
+    for name, says in (("long", "message_too_long"), ("silent", "no agent turn to learn")):
+        result = call("transcripts", "check", f"{name}.jsonl", "--json")
+        assert isinstance(result.exception, TranscriptError)
+        assert says in str(result.exception)
+        assert json.loads(result.stdout)["files"] == [f"{name}.jsonl"]
+    done("transcripts", "check", "long.jsonl", "train.jsonl")
+
+
+@pytest.mark.parametrize("held_out", [[], ["--eval-data", "held-out.jsonl"]])
+def test_a_run_without_data_says_why_and_leaves_no_folder(data: Path, held_out: list[str]) -> None:
+    (data / "bad.jsonl").write_text('{"messages": [{"role": "alien", "content": "x"}]}\n' * 2)
+    result = call("train", "--data", "bad.jsonl", *held_out)
+    assert isinstance(result.exception, TranscriptError)
+    assert "2 lines were rejected, first bad.jsonl" in " ".join(
+        str(result.exception).replace(f"{data}/", "").split()
+    )
+    assert "unknown_role" in str(result.exception)
+    assert list((data / "data").glob("runs/*")) == []
+
+
+def test_a_run_that_fails_after_a_step_keeps_its_folder(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise TrainingError("the adapter cannot be written")
+
+    monkeypatch.setattr("finetune.train.save_adapter", broken)
+    result = call(*TRAIN, "--max-steps", "1", "--limit", "4")
+    assert isinstance(result.exception, TrainingError), result.output
+    [run] = (data / "data" / "runs").iterdir()
+    assert (run / "config.json").is_file()
+
+
+def test_a_run_that_is_stopped_before_its_first_step_can_be_resumed(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise RunInterrupted("stopped")
+
+    monkeypatch.setattr("finetune.pipeline.train", stopped)
+    assert call(*TRAIN).exit_code == 130
+    assert len(list((data / "data" / "runs").iterdir())) == 1
