@@ -14,9 +14,11 @@ from chatbot.record.tables import Site
 from chatbot.settings import Settings, load_settings
 from chatbot.training_runs import Run, TrainingRuns
 from chatbot.up import Plan, print_addresses, running
+from chatbot.versions import VersionInfo, base_version_id
 
 RUN_SETTINGS = {"epochs": 2, "auto_promote": True}
 POLL_SECONDS = 1.0
+FIRST_RUN = "demo-first-run"
 
 
 def demo_plan(settings: Settings, shop: Path) -> Plan:
@@ -47,21 +49,37 @@ async def demo(plan: Plan, system_prompt: str, out: Console) -> None:
         database = await asyncio.to_thread(open_database, plan.settings)
         try:
             runs = TrainingRuns(database, resolve_queue_url(plan.settings))
+            versions = open_versions(plan.settings, database)
             run = await asyncio.to_thread(_first_run, database, runs, system_prompt)
             if run is not None:
-                out.print(
-                    "The chat answers with the base model now. Meanwhile a first version is tuned "
-                    "on the shop's transcripts; when its report passes, the open chat goes on "
-                    "with it."
-                )
+                out.print(what_goes_on(run, await asyncio.to_thread(versions.live)))
                 await _follow(runs, run.id, stop, out)
-            live = await asyncio.to_thread(lambda: open_versions(plan.settings, database).live())
+            live = await asyncio.to_thread(versions.live)
             out.print(
                 f"Live version: [bold]{live.id}[/]. Ctrl-C stops everything; nothing is lost."
             )
             await stop.wait()
         finally:
             database.close()
+
+
+def what_goes_on(run: Run, live: VersionInfo) -> str:
+    """Who answers now, and what the run under way will change. It need not be the first run: a
+    later start finds those that were started in the console, and a tuned version live."""
+    untuned = live.id == base_version_id(live.base_model)
+    answers = "the base model" if untuned else f"version {live.id}"
+    first = untuned and run.request_id == FIRST_RUN
+    tuned = (
+        "a first version is tuned on the shop's transcripts"
+        if first
+        else f"training run {run.id} goes on"
+    )
+    outcome = (
+        "when its report passes, the open chat goes on with it"
+        if run.settings.get("auto_promote")
+        else "its version waits in the console for somebody to promote it"
+    )
+    return f"The chat answers with {answers} now. Meanwhile {tuned}; {outcome}."
 
 
 def _first_run(database: Database, runs: TrainingRuns, system_prompt: str) -> Run | None:
@@ -76,7 +94,7 @@ def _first_run(database: Database, runs: TrainingRuns, system_prompt: str) -> Ru
         return active
     if runs.list():
         return None
-    return runs.create(request_id="demo-first-run", actor="demo", settings=RUN_SETTINGS)[0]
+    return runs.create(request_id=FIRST_RUN, actor="demo", settings=RUN_SETTINGS)[0]
 
 
 async def _follow(runs: TrainingRuns, run_id: str, stop: asyncio.Event, out: Console) -> None:

@@ -116,6 +116,8 @@ async def running(plan: Plan, out: Console) -> AsyncIterator[asyncio.Event]:
         Conflict: the data directory is in use.
         FrontdeskError: a process did not start; names its log file.
     """
+    for warning in missing_files(plan.settings):
+        out.print(warning, style="yellow", markup=False, soft_wrap=True)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
@@ -142,6 +144,20 @@ async def running(plan: Plan, out: Console) -> AsyncIterator[asyncio.Event]:
             with out.status("stopping ..."):
                 await supervisor.stop()
             out.print(f"stopped; everything is kept in {plan.settings.data_dir}", soft_wrap=True)
+
+
+def missing_files(settings: Settings) -> list[str]:
+    """Warnings: better now than in hours, when somebody starts a run in the console."""
+    named = {
+        "FRONTDESK_TRAIN_DATA": settings.train_data,
+        "FRONTDESK_TRAIN_EVAL_DATA": settings.train_eval_data,
+    }
+    return [
+        f"{setting}: there is no file {Path(name).absolute()}; training runs from the console "
+        "will fail until there is."
+        for setting, name in named.items()
+        if name and not Path(name).is_file()
+    ]
 
 
 def _require_free(host: str, port: int, option: str) -> None:
