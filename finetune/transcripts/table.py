@@ -32,6 +32,8 @@ DEFAULT_ROLES = {
     "tool": "tool",
 }
 
+TEXT, CONTENT = "text", "content"  # the second is read where the table has no column of the first
+
 
 @dataclass(frozen=True, slots=True)
 class Columns:
@@ -42,7 +44,7 @@ class Columns:
 
     conversation: str = "conversation_id"
     role: str = "role"
-    text: str = "text"
+    text: str = TEXT
     order: str | None = None
     roles: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_ROLES))
 
@@ -104,13 +106,17 @@ def _delimiter(header: str, path: Path) -> str:
 
 def _places(header: list[str], columns: Columns, path: Path) -> dict[str, int]:
     found = {name.strip(): place for place, name in enumerate(header)}
-    missing = [name for name in columns.needed if name not in found]
+    if columns.text == TEXT and TEXT not in found and CONTENT in found:
+        places = {**found, TEXT: found[CONTENT]}
+    else:
+        places = found
+    missing = [name for name in columns.needed if name not in places]
     if missing:
         raise TranscriptError(
             f"{path} has no column {', '.join(missing)}. Its columns are: {', '.join(found)}. "
             "Say which is which with --column, e.g. --column conversation=ticket_id."
         )
-    return {name: found[name] for name in columns.needed}
+    return {name: places[name] for name in columns.needed}
 
 
 def _insert(

@@ -273,6 +273,16 @@ def test_separators_are_found_out(separator: str, write: Write) -> None:
 
 
 @pytest.mark.parametrize(
+    ("header", "says"), [("content,note", "one"), ("content,text", "two"), ("text,content", "one")]
+)
+def test_content_is_read_where_there_is_no_text(header: str, says: str, write: Write) -> None:
+    path = write(f"conversation_id,role,{header}", "1,agent,one,two", name="t.csv")
+    [dialogue] = read_transcripts(path)
+    assert isinstance(dialogue, Dialogue)
+    assert [message["content"] for message in dialogue.messages] == [says]
+
+
+@pytest.mark.parametrize(
     ("row", "reason"),
     [
         ("2,alien,hi,1", Reason.UNKNOWN_ROLE),
