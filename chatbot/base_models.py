@@ -90,6 +90,27 @@ def load_tokenizer(directory: Path) -> Any:
         ) from error
 
 
+def base_tokenizer(name: str, data_dir: Path) -> Any:
+    """The tokenizer of the base model ``name``. Of the built-in one it is read where the package
+    has it if the model was never converted: who counts tokens wants no data directory made.
+
+    Raises:
+        BaseModelUnavailable: names the cause and the remedy.
+    """
+    if name != BUILT_IN or (data_dir / "base" / BUILT_IN / "config.json").is_file():
+        return load_tokenizer(base_directory(name, data_dir))
+    from transformers import AutoTokenizer
+
+    source = gguf_file()
+    try:
+        with _quiet_bars():
+            return AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    except (OSError, ValueError, KeyError) as error:
+        raise BaseModelUnavailable(
+            f"base model {name}: {source} holds no tokenizer that transformers can load ({error})"
+        ) from error
+
+
 def _local(directory: Path) -> Path:
     if not (directory / "config.json").is_file():
         raise BaseModelUnavailable(

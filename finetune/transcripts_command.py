@@ -8,7 +8,7 @@ from typing import IO, Annotated, cast
 import typer
 from rich.console import Console
 
-from chatbot.base_models import base_directory, load_tokenizer
+from chatbot.base_models import base_tokenizer
 from chatbot.errors import BaseModelUnavailable, TranscriptError
 from chatbot.prompt import encode_dialogue
 from chatbot.settings import load_settings
@@ -113,7 +113,7 @@ def _beside(path: Path) -> Path:
 
 def _token_counter(base: str, data_dir: Path) -> tuple[CountTokens | None, str]:
     try:
-        tokenizer = load_tokenizer(base_directory(base, data_dir))
+        tokenizer = base_tokenizer(base, data_dir)
     except BaseModelUnavailable as error:
         return None, str(error)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from chatbot import base_models
-from chatbot.base_models import BUILT_IN, base_directory, load_base, load_tokenizer
+from chatbot.base_models import BUILT_IN, base_directory, base_tokenizer, load_base, load_tokenizer
 from chatbot.errors import BaseModelUnavailable
 from tests.finetune.models import save_llama
 
@@ -120,3 +120,15 @@ def test_the_built_in_model_is_whole(base_dir: Path) -> None:
     model, _ = load_base(str(base_dir), base_dir, torch.bfloat16)
     assert sum(parameter.numel() for parameter in model.parameters()) == 134_515_008
     assert getattr(model.config, "quantization_config", None) is None
+
+
+@pytest.mark.model
+def test_the_tokenizer_alone_is_the_same_and_writes_nothing(
+    data_dir_with_base: Path, tmp_path: Path
+) -> None:
+    text = "<|im_start|>user\nHello, wörld 12345!  x<|im_end|>\n"
+    alone = base_tokenizer("smollm2-135m", tmp_path / "data")
+    converted = base_tokenizer("smollm2-135m", data_dir_with_base)
+    assert alone(text)["input_ids"] == converted(text)["input_ids"]
+    assert alone.chat_template == converted.chat_template
+    assert not (tmp_path / "data").exists()

@@ -293,3 +293,13 @@ def test_a_run_that_is_stopped_before_its_first_step_can_be_resumed(
     monkeypatch.setattr("finetune.pipeline.train", stopped)
     assert call(*TRAIN).exit_code == 130
     assert len(list((data / "data" / "runs").iterdir())) == 1
+
+
+@pytest.mark.model
+def test_check_leaves_nothing_in_the_folder(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FRONTDESK_BASE_MODEL")
+    monkeypatch.delenv("FRONTDESK_DATA_DIR")
+    before = sorted(data.iterdir())
+    found = json.loads(done("transcripts", "check", "train.jsonl", "--json"))
+    assert found["tokens_counted"]
+    assert sorted(data.iterdir()) == before
