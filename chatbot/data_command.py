@@ -100,7 +100,7 @@ def find(
         trained = trained_on(services.database, folder, found.conversations)
         return {
             **asdict(person),
-            "known": person.known,
+            "known": found.known,
             "conversations": found.conversations,
             "messages": found.messages,
             "first_at": found.first_at,
@@ -128,8 +128,11 @@ def erase(
 
     async def work(services: Services) -> dict[str, Any]:
         from chatbot.rights.erasure import Eraser
+        from chatbot.rights.holds import require_no_hold
 
         person = await _person(services, site, sub, visitor, conversation)
+        with services.database.session() as session:
+            require_no_hold(session, person)  # before anybody types an id in vain
         if not yes:
             await asyncio.to_thread(_confirm, person.visitor)
         eraser = Eraser(services.database, services.log, services.runs, services.settings.data_dir)

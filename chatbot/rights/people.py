@@ -45,6 +45,12 @@ class Found:
     hold: Hold | None
     erasures: list[str]
 
+    @property
+    def known(self) -> bool:
+        """Whether the site itself vouched for who it is. An id can be computed for any ``sub``:
+        for somebody who never spoke here the site never vouched, hold or not."""
+        return self.person.known and bool(self.conversations or self.erasures)
+
 
 def recorded_ids(database: Database, person: Person, until: int) -> list[str]:
     """The person's conversations in the record that began at ``until`` (Unix ms) or before."""

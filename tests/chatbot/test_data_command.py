@@ -75,6 +75,8 @@ def test_a_person_is_held_and_erased(run: Any) -> None:
     hold = json.loads(run("hold", "place", "--conversation", "c1", "--reason", "case 1", "--json"))
     with pytest.raises(Held, match="case 1"):
         run("erase", "--conversation", "c1", "--reason", "asked", "--yes")
+    with pytest.raises(Held, match="case 1"):  # before it asks for a word
+        run("erase", "--conversation", "c1", "--reason", "asked", typed="")
     assert "case 1" in run("hold", "list")
     run("hold", "lift", hold["id"], "--reason", "over", "--json")
     with pytest.raises(FrontdeskError, match="nothing was erased"):
@@ -86,6 +88,14 @@ def test_a_person_is_held_and_erased(run: Any) -> None:
     assert told["id"] in run("receipt", told["id"])
     with pytest.raises(InputError, match="--site and --sub"):
         run("find", "--site", "demo")
+
+
+def test_nobody_is_known_of_whom_there_is_nothing(run: Any) -> None:
+    named = ("--site", "demo", "--sub", "none")
+    found = json.loads(run("find", *named, "--json"))
+    assert (found["known"], found["conversations"]) == (False, [])
+    run("hold", "place", *named, "--reason", "case 2")
+    assert json.loads(run("find", *named, "--json"))["known"] is False
 
 
 def test_retention(run: Any) -> None:

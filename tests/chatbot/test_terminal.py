@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from chatbot.bootstrap import artifacts_dir, open_database, open_versions
 from chatbot.record.database import Database, sqlite_url
 from chatbot.server.api_keys import create_key
 from chatbot.settings import load_settings
 from chatbot.terminal import make_table, print_facts, print_rows
 from chatbot.up import Plan, print_addresses
+from tests.chatbot.versions import make_version
 
 COMMAND = [sys.executable, "-m", "chatbot.cli"]
 
@@ -121,3 +123,14 @@ def test_keys_are_whole_in_a_terminal_and_through_a_pipe(tmp_path: Path) -> None
     piped = through_a_pipe("keys", "list", data_dir=tmp_path)
     assert row.id in piped
     assert row.name in piped
+
+
+def test_versions_are_whole_in_a_terminal_and_through_a_pipe(tmp_path: Path) -> None:
+    settings = load_settings(data_dir=tmp_path)
+    database = open_database(settings)
+    name = "v20261128-154210-3f9ac1d2"
+    versions = open_versions(settings, database)
+    versions.register(make_version(artifacts_dir(settings), name))
+    database.close()
+    assert name in in_a_terminal("models", "list", columns=60, data_dir=tmp_path)
+    assert name in through_a_pipe("models", "list", data_dir=tmp_path)

@@ -69,7 +69,8 @@ class TrainedVersion(Answer):
 
 
 class PersonAnswer(Answer):
-    """``known``: the site vouched for who it is. ``erasures``: receipts there are already."""
+    """``known``: the site vouched for who it is, and there is or was
+    something of them. ``erasures``: receipts there are already."""
 
     site: str
     visitor: str
@@ -150,7 +151,7 @@ async def find(_: Admin, stores: Stores, body: PersonQuery) -> PersonAnswer:
     )
     return PersonAnswer(
         **asdict(person),
-        known=person.known,
+        known=found.known,
         conversations=found.conversations,
         messages=found.messages,
         first_at=found.first_at,
