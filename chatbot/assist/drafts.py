@@ -4,6 +4,7 @@ A draft set is made for one question: ``upto`` is the offset of the visitor's me
 answers. When the visitor has written again, or somebody has answered, it is worth nothing.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +13,8 @@ from chatbot.assist.retrieval import Match
 
 Source = Literal["model", "past"]
 MOST = 3
+ALIKE = 0.8  # share of their words (Jaccard) from which on two drafts say the same thing
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ def rank(own: Written | None, matches: Iterable[Match], most: int = MOST) -> lis
     Stone 1961, doi 10.1214/aoms/1177704873): its share of the votes of the past, and the model's.
     The model is asked for the reply that it wrote itself; of others it is taken to say 0. So a
     reply that both come to leads, the past leads where it is sure, and the model where it is.
+
+    Wordings of one thing are one draft: their weights are added up, and the likeliest is shown.
     """
     text = own.draft.text.strip() if own else ""
     scored: list[tuple[float, Draft]] = []
@@ -67,7 +72,22 @@ def rank(own: Written | None, matches: Iterable[Match], most: int = MOST) -> lis
     if own and text:
         scored.append((own.probability, own.draft))
     scored.sort(key=lambda item: item[0], reverse=True)
-    return [draft for _, draft in scored[:most]]
+    return [draft for _, draft in _joined(scored)[:most]]
+
+
+def _joined(scored: Iterable[tuple[float, Draft]]) -> list[tuple[float, Draft]]:
+    """Drafts that are alike joined into the first of them, with their weights together."""
+    groups: list[tuple[frozenset[str], list[float], Draft]] = []
+    for weight, draft in scored:
+        words = frozenset(_WORD.findall(draft.text.lower()))
+        for known, weights, _ in groups:
+            if len(words & known) >= ALIKE * len(words | known):
+                weights.append(weight)
+                break
+        else:
+            groups.append((words, [weight], draft))
+    joined = [(sum(weights), draft) for _, weights, draft in groups]
+    return sorted(joined, key=lambda item: item[0], reverse=True)
 
 
 def _agreed(draft: Draft, confidence: float) -> Draft:

@@ -29,6 +29,20 @@ def test_the_past_leads_where_it_is_sure_and_the_model_where_it_wavers() -> None
     assert [draft.text for draft in neither] == ["a", "b", "c"]
 
 
+def test_wordings_of_one_thing_are_one_draft() -> None:
+    ranked = rank(
+        None,
+        [
+            match("Your order is on its way.", 0.3),
+            match("What is your order number?", 0.25),
+            match("What is your order number", 0.2),
+            match("Goodbye.", 0.1),
+        ],
+    )
+    wanted = ["What is your order number?", "Your order is on its way.", "Goodbye."]
+    assert [draft.text for draft in ranked] == wanted
+
+
 def test_nothing_and_blank_are_no_drafts() -> None:
     assert rank(None, []) == []
     assert rank(own("  ", 0.9), []) == []
