@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import RedirectResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 
-from chatbot.errors import NotAllowed, NotFound
-from chatbot.server.sites import get_site
+from chatbot.errors import NotAllowed, NotFound, OriginRefused
+from chatbot.server.sites import get_site, require_origin
 from chatbot.services import Services
 
 WIDGET = Path(__file__).parents[1] / "widget"
@@ -162,6 +162,10 @@ def pages_router(demo_page: Path | None) -> APIRouter:
             headers |= _policy(request, _embedders(request))
         return answer(request, asset, headers)
 
+    @router.get("/v1/embedding")
+    def embedding(request: Request) -> Response:
+        return _embedding(request)
+
     @router.get("/desk")
     def desk(request: Request) -> Response:
         asset = widget.get("desk.html")
@@ -186,6 +190,30 @@ def _embedders(request: Request) -> list[str]:
     except NotAllowed:
         return frame_ancestors([])  # the page itself will say that there is no such site
     return frame_ancestors(site.origins)
+
+
+def _embedding(request: Request) -> Response:
+    """Whether the asking page may embed the site's frame, and if not why: the script on the page
+    cannot see why its frame was refused. Answered to pages of any origin, since it tells them no
+    more than the frame's own policy does."""
+    services: Services = request.app.state.room.services
+    reason = ""
+    try:
+        site = get_site(services.database, request.query_params.get("site", ""))
+        require_origin(
+            site,
+            request.headers.get("origin", ""),
+            request.headers.get("host", ""),
+            services.settings.public_url,
+        )
+    except OriginRefused:
+        reason = "origin_refused"
+    except NotAllowed:
+        reason = "unknown_site"
+    return JSONResponse(
+        {"allowed": not reason, "reason": reason},
+        headers={"Access-Control-Allow-Origin": "*", "Cache-Control": "no-store"},
+    )
 
 
 def _add_demo(router: APIRouter, demo_page: Path) -> None:

@@ -4,7 +4,7 @@
  *
  * Runs in a stranger's page: no globals but window.frontdesk, styles in a shadow root and set
  * through the CSS object model (so a strict style-src of the page does not matter), no request but
- * for the frame itself.
+ * for the frame itself and, where it does not load, one that asks why.
  */
 (() => {
   'use strict';
@@ -29,11 +29,13 @@
 
   const REMEMBER = `frontdesk:${site}:open`; // in sessionStorage: a reload keeps the panel open
   const UNREACHABLE_MS = 20_000;
+  const GRACE_MS = 2_000; // a frame says that it is ready before its load event; an error page never does
   const SVG = 'http://www.w3.org/2000/svg';
 
   let isOpen = false;
   let opener = null; // the page's own button that opened the panel
   let hasLoaded = false;
+  let broken = false; // the frame did not load: what it shows is the browser's error page
   let unread = 0;
   let jwt = null;
   let facts = null;
@@ -114,7 +116,9 @@
       transition: opacity .16s, transform .2s cubic-bezier(.2, .8, .3, 1), visibility 0s .2s; }
     .bare .panel { bottom: var(--gap); max-height: calc(100dvh - 2 * var(--gap)); }
     .open .panel { visibility: visible; opacity: 1; transform: none; transition-delay: 0s; }
-    iframe { display: block; width: 100%; height: 100%; border: 0; color-scheme: normal; }
+    iframe { display: block; width: 100%; height: 100%; border: 0; color-scheme: normal; opacity: 0; }
+    .loaded iframe { opacity: 1; }
+    .broken { display: none; }
     @media (max-width: 480px), (max-height: 420px) {
       .panel { inset: 0; width: 100%; max-width: none; height: 100dvh; max-height: none; border-radius: 0; }
       .open .launcher { display: none; }
@@ -167,7 +171,7 @@
   ).href;
 
   function showState() {
-    box.className = `${isOpen ? 'open' : ''} ${own === 'default' ? '' : 'bare'}`;
+    box.className = `${isOpen ? 'open' : ''} ${own === 'default' ? '' : 'bare'} ${hasLoaded ? 'loaded' : ''} ${broken ? 'broken' : ''}`;
     panel.inert = !isOpen; // at once, not after the transition
     const many = unread > 9 ? '9+' : String(unread);
     badge.textContent = many;
@@ -207,6 +211,8 @@
       clearTimeout(patience);
       const first = !hasLoaded;
       hasLoaded = true;
+      broken = false; // it was only slow
+      showState();
       const sound = yes('sound');
       tell('init', { title, jwt, facts, locale, sound, asks, agreed, ...looks() });
       if (isOpen) tell('opened', { focus: false });
@@ -251,7 +257,7 @@
   }
 
   function setOpen(value, focus) {
-    if (value === isOpen) return;
+    if (value === isOpen || (value && broken)) return;
     isOpen = value;
     remember(value ? '1' : '0');
     showState();
@@ -298,6 +304,48 @@
     document.documentElement.append(shell);
   }
 
+  // -- a frame that does not load
+
+  /* Browsers fire load for their error pages, too, and let nobody look inside. */
+  frame.addEventListener('load', () => hasLoaded || wait(GRACE_MS));
+
+  function wait(time) {
+    clearTimeout(patience);
+    patience = setTimeout(giveUp, time);
+  }
+
+  /** Take launcher and panel away and say why. Only the server knows its list of origins. */
+  async function giveUp() {
+    broken = true;
+    setOpen(false, false);
+    showState();
+    const { origin } = window.location;
+    const causes = {
+      origin_refused: `site "${site}" does not list the origin ${origin}: add it in the console under Sites`,
+      unknown_site: `there is no site "${site}": look at data-site, or make it in the console under Sites`,
+      unreachable: `does frame-src of the page's Content-Security-Policy allow ${base.origin}?`,
+    };
+    const reason = await whyNot();
+    if (hasLoaded || signal.aborted) return;
+    const said = Object.hasOwn(causes, reason) ? causes[reason] : `one of these: ${Object.values(causes).join('; ')} Is the server up?`;
+    const message = `the chat did not load: ${said}`;
+    if (reason === 'origin_refused') fail('origin_refused', message);
+    else if (reason === 'unknown_site') fail('unknown_site', message);
+    else fail('unreachable', message);
+  }
+
+  /** The server's word on this page and site; undefined where the page's connect-src forbids to ask. */
+  async function whyNot() {
+    try {
+      const url = new URL(`v1/embedding?${new URLSearchParams({ site })}`, base);
+      const answer = await fetch(url, { credentials: 'omit', signal: AbortSignal.timeout(5_000) });
+      const { allowed, reason } = await answer.json();
+      return allowed ? 'unreachable' : reason;
+    } catch {
+      return undefined;
+    }
+  }
+
   let observer;
 
   function mount() {
@@ -313,7 +361,7 @@
     });
     observer.observe(document, { childList: true });
     observer.observe(document.documentElement, { childList: true });
-    patience = setTimeout(() => fail('unreachable', `${frame.src} did not load; does frame-src of the page allow it?`), UNREACHABLE_MS);
+    wait(UNREACHABLE_MS);
     if (startOpen ? remember() !== '0' : remember() === '1') setOpen(true, false);
   }
 

@@ -39,6 +39,7 @@ class Website:
     port: int = 0
     attributes: str = 'data-site="demo"'
     extra_policy: str = ""
+    frames: str = ""  # other than Frontdesk's own address
     requests: list[str] = field(default_factory=list)
 
     @property
@@ -53,8 +54,8 @@ class Website:
     def policy(self) -> str:
         """What a careful website allows: our script and our frame, and nothing else at all."""
         return (
-            f"default-src 'none'; script-src {self.frontdesk}; frame-src {self.frontdesk}"
-            f"{self.extra_policy}"
+            f"default-src 'none'; script-src {self.frontdesk}; "
+            f"frame-src {self.frames or self.frontdesk}{self.extra_policy}"
         )
 
     def page(self, path: str) -> bytes:

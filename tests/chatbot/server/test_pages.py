@@ -161,3 +161,26 @@ async def test_an_unexpected_exception_is_a_500_without_text(
     assert answer.status_code == 500
     assert "secret" not in answer.text
     assert answer.json()["error"]["code"] == "internal"
+
+
+@pytest.mark.parametrize(
+    ("site", "origin", "reason"),
+    [
+        ("demo", "http://localhost:5173", ""),
+        ("demo", "https://shop.example", "origin_refused"),
+        ("demo", "null", "origin_refused"),
+        ("demo", None, "origin_refused"),
+        ("none", "http://localhost:5173", "unknown_site"),
+        ("", "http://localhost:5173", "unknown_site"),
+    ],
+)
+async def test_a_page_may_ask_whether_it_may_embed_a_site(
+    http: httpx.AsyncClient, site: str, origin: str | None, reason: str
+) -> None:
+    headers = {} if origin is None else {"Origin": origin}
+    answer = await http.get("/v1/embedding", params={"site": site}, headers=headers)
+    assert answer.status_code == 200
+    assert answer.json() == {"allowed": not reason, "reason": reason}
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert "Access-Control-Allow-Credentials" not in answer.headers
+    assert answer.headers["Cache-Control"] == "no-store"
