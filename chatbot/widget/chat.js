@@ -1,7 +1,8 @@
 /** The chat in the frame: puts a Session on the page and the visitor's wishes into the Session. */
 import { Menu, chime, copyText, download, transcriptText } from './extras.js';
 import { Host } from './host.js';
-import { has, pickLocale, t, translate, useLocale } from './i18n.js';
+import { codePoints } from './client.js';
+import { has, large, pickLocale, t, translate, useLocale } from './i18n.js';
 import { applyLooks } from './looks.js';
 import { allowLinks } from './markdown.js';
 import { Panels } from './panels.js';
@@ -77,7 +78,7 @@ const session = new Session(query.get('site') ?? '', {
   },
 });
 
-const messages = new Messages($('log'), (id) => session.retry(id), copyText);
+const messages = new Messages($('log'), (id) => session.retry(id), copyText, editAgain);
 const panels = new Panels(session, {
   changed,
   show,
@@ -90,7 +91,10 @@ const panels = new Panels(session, {
 const menu = new Menu($('more'), $('menu'));
 
 function errorText({ code, message }) {
-  if (has(`error.${code}`)) return t(`error.${code}`, { max: session.info?.max_chars ?? 0 });
+  const max = session.info?.max_chars;
+  if (max && ['too_long', 'too_big'].includes(code)) return t('error.too_long', { max: large(max) });
+  if (code === 'too_long') return t('error.too_big'); // the limit is not known yet
+  if (has(`error.${code}`)) return t(`error.${code}`);
   return code === 'identity_refused' ? message : t('error.other');
 }
 
@@ -261,6 +265,19 @@ function showControls() {
   $('send').hidden = !$('stop').hidden && !$('text').value.trim();
   $('person').hidden = now !== 'bot';
   $('send').disabled = !$('text').value.trim();
+  showLength();
+}
+
+/** Near the longest message and beyond it: how long it is. The text stays where it is. */
+function showLength() {
+  const text = $('text').value;
+  const max = session.info?.max_chars ?? 0;
+  const near = max > 0 && text.length > max * 0.9;
+  const over = session.tooLong(text);
+  $('length').hidden = !near;
+  setText($('length'), near ? t('write.length', { now: large(codePoints(text)), max: large(max) }) : '');
+  $('text').setAttribute('aria-invalid', String(over));
+  if (over) $('send').disabled = true;
 }
 
 function showUnread() {
@@ -293,9 +310,23 @@ function send(text) {
 function sendTyped() {
   const text = $('text').value;
   if (!text.trim()) return;
+  if (session.tooLong(text)) {
+    alert = { text: errorText({ code: 'too_long' }), until: Date.now() + 8_000 };
+    show();
+    return;
+  }
   $('text').value = '';
   grow();
   send(text);
+}
+
+/** A message that can only be refused again goes back into the field, before what is there. */
+function editAgain(id) {
+  const field = $('text');
+  field.value = [session.takeBack(id), field.value].filter(Boolean).join('\n');
+  grow();
+  show();
+  field.focus();
 }
 
 function grow() {

@@ -52,6 +52,11 @@ export function t(key, values = {}) {
   });
 }
 
+/** A large number as the language writes it, such as 8,000. */
+export function large(value) {
+  return value.toLocaleString(locale ?? 'en');
+}
+
 /** Fill everything in the page that says which words it wants: `data-t="key"`, `data-t-label="key"` ... */
 export function translate(root = document) {
   for (const node of root.querySelectorAll('[data-t]')) node.textContent = t(node.dataset.t);

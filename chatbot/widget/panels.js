@@ -2,7 +2,7 @@
  * What stands below the messages instead of the field, or above it: consent, the line for a
  * person, the form of the hours in which nobody answers, suggested questions, the rating.
  */
-import { t } from './i18n.js';
+import { large, t } from './i18n.js';
 import { moment } from './view.js';
 
 const ASK_AGAIN_MS = 20_000; // how old news of the line may be
@@ -135,8 +135,10 @@ export class Panels {
   #leave(event) {
     event.preventDefault();
     const [name, email, text] = ['name', 'email', 'text'].map((field) => $(`contact-${field}`).value.trim());
-    const bad = !/^[^@\s]+@[^@\s]+\.[^@\s]+$/u.test(email) ? ['email', 'form.bad_email'] : !text ? ['text', 'form.empty'] : null;
-    setText($('contact-error'), bad ? t(bad[1]) : '');
+    const bad = !/^[^@\s]+@[^@\s]+\.[^@\s]+$/u.test(email) ? ['email', 'form.bad_email']
+      : !text ? ['text', 'form.empty']
+      : this.session.tooLong(text) ? ['text', 'error.too_long'] : null;
+    setText($('contact-error'), bad ? t(bad[1], { max: large(this.session.info?.max_chars ?? 0) }) : '');
     for (const field of ['email', 'text']) $(`contact-${field}`).setAttribute('aria-invalid', String(bad?.[0] === field));
     if (bad) {
       $(`contact-${bad[0]}`).focus();

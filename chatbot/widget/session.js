@@ -2,9 +2,7 @@
  * The visitor's side of one site: who they are, which conversation, what is sent and received.
  * Knows nothing of the page. Several tabs share it through the Store; each has its own socket.
  */
-import {
-  CLOSE, Connection, HelloError, Outbox, Transcript, httpUrl, messageId, socketUrl,
-} from './client.js';
+import { CLOSE, Connection, HelloError, Outbox, Transcript, codePoints, httpUrl, messageId, socketUrl } from './client.js';
 import { Store } from './store.js';
 
 const LONGEST_WAIT = 120; // seconds; after a longer one nothing is sent without the visitor
@@ -56,6 +54,12 @@ export class Session {
 
   get conversationId() {
     return this.store.get('conversation');
+  }
+
+  /** Is `text` longer than the server takes? Counted as it counts; no until the limit is known. */
+  tooLong(text) {
+    const most = this.info?.max_chars ?? 0;
+    return most > 0 && text.length > most && codePoints(text) > most;
   }
 
   /** What is not acknowledged and meant for the eye. */
@@ -170,6 +174,14 @@ export class Session {
     this.connect();
     this.connection.sendDue(entry.frame);
     this.onChange();
+  }
+
+  /** Give a refused one back to be written again. */
+  takeBack(id) {
+    const text = this.outbox.get(id)?.frame.text ?? '';
+    this.outbox.settle(id);
+    this.onChange();
+    return text;
   }
 
   stop() {
@@ -394,6 +406,7 @@ export class Session {
   }
 
   #error({ code, message, retry_after: retryAfter = 0, client_message_id: id }) {
+    if (code === 'too_long') this.#forgetLimit();
     if (id && this.outbox.get(id)) this.#refused(id, code, message, retryAfter);
     else if (code === 'not_found' && !this.connected && this.conversationId) {
       this.#forgetConversation(); // it was erased
@@ -416,6 +429,11 @@ export class Session {
     }, retryAfter * 1000);
   }
 
+  /** The server's limit is another than the one that it gave: better none than a wrong one. */
+  #forgetLimit() {
+    this.info = { ...this.info, max_chars: 0 };
+  }
+
   /** Nothing of what was said stays in this browser; the next words are a new visitor's. */
   #erased() {
     const identity = this.#identity; // the customer is still logged in at the page
@@ -428,6 +446,7 @@ export class Session {
     if (code === CLOSE.LOG_RESET) this.transcript.reset();
     if (code === CLOSE.ERASED) this.#erased();
     if (code !== CLOSE.TOO_BIG) return;
+    this.#forgetLimit();
     const [first] = this.outbox.unacknowledged(); // sending it again would close again
     if (first) this.outbox.fail(first.id, 'too_big', '');
   }

@@ -101,6 +101,8 @@ function eventItem(event, staff) {
   }
 }
 
+const FINAL = new Set(['too_long', 'too_big', 'refused']); // the same words would be refused again
+
 function pendingItem(entry, connected, viewer, errorText) {
   const note = entry.frame.type === 'note.add';
   const state = t(connected ? 'tag.sending' : 'tag.offline');
@@ -113,6 +115,7 @@ function pendingItem(entry, connected, viewer, errorText) {
     at: entry.at,
     tag: entry.error ? errorText(entry.error) : state,
     failedId: entry.error ? entry.id : '',
+    final: FINAL.has(entry.error?.code) && entry.frame.type === 'message.send',
     pending: true,
   };
 }
@@ -182,9 +185,10 @@ function footer(item, actions) {
   const foot = make('div', 'foot');
   if (item.tag) foot.append(make('span', 'tag', item.tag));
   if (item.failedId) {
-    const button = make('button', 'retry', t('retry'));
+    const edit = item.final && actions.edit;
+    const button = make('button', 'retry', edit ? t('edit') : t('retry'));
     button.type = 'button';
-    button.addEventListener('click', () => actions.retry(item.failedId));
+    button.addEventListener('click', () => (edit || actions.retry)(item.failedId));
     foot.append(button);
   } else if (item.last && !item.live && !item.pending && !item.timeless) {
     const time = make('time', '', clock(item.at));
@@ -243,14 +247,15 @@ function itemNode(item, actions) {
 
 /**
  * The elements of one list. `scroller` is the element that scrolls; `retry(id)` sends a refused
- * message again; `copy(text, button)`, if given, puts a message on the clipboard.
+ * message again; `copy(text, button)`, if given, puts a message on the clipboard; `edit(id)`, if
+ * given, is offered instead of `retry` where the same words can only be refused again.
  */
 export class Messages {
   #nodes = new Map(); // key -> {node, seal}
 
-  constructor(scroller, retry, copy = null) {
+  constructor(scroller, retry, copy = null, edit = null) {
     this.scroller = scroller;
-    this.actions = { retry, copy };
+    this.actions = { retry, copy, edit };
     this.settled = false; // no entrance animation for what was there on load
     this.following = true; // the reader stands at the end and stays there
     scroller.addEventListener('scroll', () => (this.following = this.atEnd()), { passive: true });

@@ -148,6 +148,7 @@ async def test_on_a_phone_the_panel_is_the_screen(stage: Stage) -> None:
     await expect(chat.page.locator(".launcher")).to_be_hidden()
     size = await chat.text.evaluate("(node) => parseFloat(getComputedStyle(node).fontSize)")
     assert size >= 16  # or iOS zooms in
+    await expect(chat.frame.get_by_text("Enter sends")).to_be_hidden()
     await chat.send("From a phone")
     stage.release(len(PIECES))
     await chat.expect_reply(REPLY)

@@ -3,7 +3,7 @@
 import re
 from contextlib import suppress
 
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from chatbot.errors import RateLimited
 from chatbot.server.limits import RateLimiter
@@ -84,13 +84,37 @@ async def test_a_message_into_a_half_open_socket_arrives_once(stage: Stage) -> N
     assert await stage.texts() == ["Before", "Into the void"]
 
 
-async def test_a_refused_message_says_why_and_can_be_tried_again(stage: Stage) -> None:
+async def test_a_message_that_is_too_long_stays_in_the_field(stage: Stage) -> None:
     chat = await stage.chat()
-    await chat.send("x" * 8001)
+    await expect(chat.frame.locator(".from-bot")).to_have_count(1)  # the settings are there
+    length = chat.frame.locator("#length")
+    await chat.text.fill("🌿" * 240_000)
+    await expect(length).to_have_text("240,000 of at most 8,000 characters")
+    await expect(chat.frame.get_by_role("button", name="Send")).to_be_disabled()
+    await chat.text.press("Enter")
+    await expect(chat.banner).to_contain_text("at most 8,000 characters are allowed")
+    await expect(chat.text).to_have_value("🌿" * 240_000)
+    await expect(chat.frame.locator(".from-visitor")).to_have_count(0)
+    await chat.text.fill("🌿" * 8_000)  # counted as the server counts
+    await expect(length).to_have_text("8,000 of at most 8,000 characters")
+    await chat.text.press("Enter")
+    await expect(length).to_be_hidden()
+    stage.release(len(PIECES))
+    await expect(chat.replies).to_have_count(1)
+    assert await stage.texts() == ["🌿" * 8_000]
+
+
+async def test_a_refused_message_goes_back_into_the_field(stage: Stage) -> None:
+    chat = await stage.chat()
+    await chat.send("A\0B")  # which no database keeps
     failed = chat.frame.locator(".failed")
-    await expect(failed).to_contain_text("at most 8000 characters are allowed")
-    await failed.get_by_role("button", name="Retry").click()
-    await expect(failed).to_contain_text("at most 8000 characters are allowed")
+    await expect(failed.locator(".tag")).to_have_text("This message could not be taken.")
+    await expect(failed.get_by_role("button", name="Retry")).to_have_count(0)
+    await chat.text.fill("and more")
+    await failed.get_by_role("button", name="Edit").click()
+    await expect(chat.text).to_have_value("A\0B\nand more")
+    await expect(chat.text).to_be_focused()
+    await expect(failed).to_have_count(0)
     await chat.send("Shorter")
     stage.release(len(PIECES))
     await expect(chat.replies).to_have_count(1)
@@ -98,12 +122,25 @@ async def test_a_refused_message_says_why_and_can_be_tried_again(stage: Stage) -
 
 
 async def test_a_frame_too_large_for_the_server_is_not_sent_for_ever(stage: Stage) -> None:
-    chat = await stage.chat()
+    async def without_limit(route: Route) -> None:
+        response = await route.fetch()
+        body = await response.json()
+        body["site"]["max_chars"] = 0
+        await route.fulfill(response=response, json=body)
+
+    context = await stage.visitor()
+    await context.route("**/v1/visitors", without_limit)
+    chat = await stage.chat(context)
     await chat.send("Before")
     stage.release(len(PIECES))
     await chat.expect_reply(REPLY)
+    await chat.send("z" * 8_001)
+    failed = chat.frame.locator(".failed")
+    await expect(failed.locator(".tag")).to_have_text("This message is too long.")
+    await failed.get_by_role("button", name="Edit").click()
+    await expect(chat.text).to_have_value("z" * 8_001)
     await chat.send("y" * 200_000)
-    await expect(chat.frame.locator(".failed .tag")).to_have_text("This message is too long.")
+    await expect(failed.locator(".tag")).to_have_text("This message is too long.")
     await chat.send("Shorter")
     stage.release(len(PIECES))
     await expect(chat.replies).to_have_count(2)

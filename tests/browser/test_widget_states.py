@@ -141,6 +141,10 @@ async def _people(stage: Stage, chat: Chat, at: At) -> None:
 async def _trouble(stage: Stage, chat: Chat, at: At) -> None:
     await chat.frame.locator("#text").fill("x" * 8001)
     await chat.frame.locator("#text").press("Enter")
+    await expect(chat.banner).to_be_visible()
+    await at("too-long")
+    await chat.frame.locator("#text").fill("no database keeps \0 this")
+    await chat.frame.locator("#text").press("Enter")
     await expect(chat.frame.locator(".failed")).to_be_visible()
     await at("refused")
     stage.network.refusing = True
