@@ -249,6 +249,7 @@ def _index(with_demo: bool) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Frontdesk</title>
+<link rel="icon" href="/widget/icon.svg" type="image/svg+xml">
 </head>
 <body>
 <h1>Frontdesk</h1>
