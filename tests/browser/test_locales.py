@@ -56,6 +56,15 @@ def test_every_word_that_the_code_asks_for_is_there_and_none_else() -> None:
     assert set(ENGLISH) - asked - made == set()
 
 
+def test_no_language_says_how_soon_the_assistant_answers() -> None:
+    """It may be loading its model, or many may be waiting: the page does not know."""
+    automatic = {"en": "automatic", "de": "automatisch", "es": "automática", "zh": "自动", "ar": "آلي"}
+    soon = ("at once", "instant", "sofort", "即时", "فور")
+    for language, words in FILES.items():
+        assert automatic[language] in words["presence.bot"]
+        assert not any(word in words["presence.bot"] for word in soon)
+
+
 async def test_plural_forms_are_those_of_the_language(stage: Stage) -> None:
     context = await stage.visitor()
     page = await context.new_page()
