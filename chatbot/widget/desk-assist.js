@@ -3,7 +3,13 @@ import { $, make, refill, setText } from './desk-dom.js';
 
 const SOURCES = { model: 'written by', past: 'said in' };
 
-const source = ({ source: kind, origin, agreed }) => `${SOURCES[kind]} ${origin}${agreed ? ', as people said before' : ''}`;
+/** A version that was never tuned: `base_version_id` of chatbot/versions.py. */
+const untuned = ({ source: kind, origin }) => kind === 'model' && origin.startsWith('base-');
+
+function source(draft) {
+  const where = untuned(draft) ? 'written by the untuned base model' : `${SOURCES[draft.source]} ${draft.origin}`;
+  return draft.agreed ? `${where}, as people said before` : where;
+}
 
 export class Assist {
   #told = new Set(); // sets that the server knows were seen
@@ -41,7 +47,9 @@ export class Assist {
   #card(draft, at) {
     const percent = Math.round(draft.confidence * 100);
     const sure = this.#set.complete || draft.source === 'past' ? `${percent} %` : '…';
-    const node = make('li', 'draft', make('p', 'plain', draft.text), make('div', 'muted', `${source(draft)} · ${sure} sure`));
+    // a base model is sure of its words whatever they say: nobody shall take that for a measure
+    const note = untuned(draft) ? source(draft) : `${source(draft)} · ${sure} sure`;
+    const node = make('li', 'draft', make('p', 'plain', draft.text), make('div', 'muted', note));
     node.dataset.draft = draft.id;
     node.tabIndex = at === 0 ? 0 : -1;
     const buttons = make('div', 'draft-buttons');

@@ -1,5 +1,7 @@
 """Drafts on the agent's page, by key."""
 
+from dataclasses import replace
+
 from playwright.async_api import expect
 
 from chatbot.assist.board import AssistBoard, DraftSet
@@ -9,7 +11,28 @@ from tests.browser.test_desk_team import violations
 
 PAST = Draft("p0", "Which order is it?", "past", 0.7, "c-0")
 OWN = Draft("m0", "We will look into it.", "model", 0.4, "v1")
+BASE = Draft("m0", "Plants are plants.", "model", 0.82, "base-smollm2-135m")
 BAD = Draft("p1", "<img src=x onerror='alert(1)'> **bold**", "past", 0.1, "c-9")
+
+
+async def test_a_draft_of_the_bare_base_model_shows_no_percentage(stage: Stage) -> None:
+    board = AssistBoard(stage.server.services.redis)
+    chat = await stage.chat()
+    await chat.send("Where is my parcel?")
+    desk = await stage.desk("anna")
+    await desk.open_first()
+    await desk.claim.click()
+    await expect(desk.page.get_by_text("Drafting…")).to_be_visible()
+    head = await stage.head()
+    drafts = (PAST, replace(BASE, agreed=True), BASE)
+    await board.put(head.conversation_id, DraftSet("s1", head.asked, BASE.origin, drafts, True))
+    await expect(desk.page.locator(".draft .muted")).to_have_text(
+        [
+            "said in c-0 · 70 % sure",
+            "written by the untuned base model, as people said before",
+            "written by the untuned base model",
+        ]
+    )
 
 
 async def test_drafts_are_sent_edited_turned_down_and_withdrawn(stage: Stage) -> None:

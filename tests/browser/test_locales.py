@@ -58,7 +58,13 @@ def test_every_word_that_the_code_asks_for_is_there_and_none_else() -> None:
 
 def test_no_language_says_how_soon_the_assistant_answers() -> None:
     """It may be loading its model, or many may be waiting: the page does not know."""
-    automatic = {"en": "automatic", "de": "automatisch", "es": "automática", "zh": "自动", "ar": "آلي"}
+    automatic = {
+        "en": "automatic",
+        "de": "automatisch",
+        "es": "automática",
+        "zh": "自动",
+        "ar": "آلي",
+    }
     soon = ("at once", "instant", "sofort", "即时", "فور")
     for language, words in FILES.items():
         assert automatic[language] in words["presence.bot"]
