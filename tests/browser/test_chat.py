@@ -70,6 +70,21 @@ async def test_stop_stops_and_keeps_what_was_said(stage: Stage) -> None:
     assert stage.worker.outcomes == ["lost"]  # the worker was told, too
 
 
+async def test_only_a_reply_that_reached_its_longest_length_is_cut_short(stage: Stage) -> None:
+    chat = await stage.chat()
+    await chat.send("Where is my order?")
+    stage.release(2)
+    await chat.expect_reply("".join(PIECES[:2]))
+    await chat.stop.click()
+    tags = chat.frame.locator(".from-bot .tag")
+    await expect(tags).to_have_text(["Stopped"])
+    await until(lambda: stage.worker.outcomes == ["lost"])
+    stage.worker.finish = "length"
+    await chat.send("And now?")
+    stage.release(len(PIECES))
+    await expect(tags).to_have_text(["Stopped", "Cut short"])
+
+
 async def test_two_tabs_are_in_step(stage: Stage) -> None:
     context = await stage.visitor()
     first = await stage.chat(context)

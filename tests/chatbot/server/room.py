@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from chatbot.bootstrap import artifacts_dir
 from chatbot.conversation.archive import Archive
-from chatbot.conversation.events import Lease
+from chatbot.conversation.events import Lease, ReplyEnd
 from chatbot.conversation.log import RedisLog
 from chatbot.crew import end_tasks
 from chatbot.record.database import Database
@@ -208,6 +208,7 @@ class ScriptedWorker:
     pieces: list[str]
     gate: asyncio.Semaphore | None = None
     version: str = "v-test"
+    finish: ReplyEnd = "end"
     replies: list[Lease] = field(default_factory=list)
     outcomes: list[str] = field(default_factory=list)
 
@@ -247,7 +248,7 @@ class ScriptedWorker:
         return await log.complete_reply(
             lease,
             text=text,
-            finish_reason="end",
+            finish_reason=self.finish,
             version=self.version,
             usage={"completion_tokens": len(self.pieces)},
             confidence=None,
