@@ -35,7 +35,8 @@ Phase = Literal["prepare", "train", "evaluate", "publish"]
 @dataclass(frozen=True, slots=True)
 class Run:
     """One training run with its last line of progress; ``loss`` and ``tokens_per_s`` are the last
-    ones there were, also when it evaluates or has ended. Times are Unix ms."""
+    ones there were, also when it evaluates or has ended. ``step`` and ``total_steps`` count what
+    the phase counts; of an ended run they are the steps that it trained. Times are Unix ms."""
 
     id: str
     request_id: str
@@ -379,9 +380,13 @@ def _end(row: TrainingRun, state: RunState) -> None:
     row.ended_at = now_ms()
 
 
-def _last_line(session: Session, run_id: str, *, trained: bool = False) -> TrainingProgress | None:
-    """The last line; with ``trained`` the last that has a loss."""
+def _last_line(
+    session: Session, run_id: str, *, trained: bool = False, phase: Phase | None = None
+) -> TrainingProgress | None:
+    """The last line; with ``trained`` the last that has a loss, with ``phase`` the last of it."""
     query = select(TrainingProgress).where(TrainingProgress.run_id == run_id)
+    if phase is not None:
+        query = query.where(TrainingProgress.phase == phase)
     if trained:
         query = query.where(TrainingProgress.loss.is_not(None))
     return session.scalar(query.order_by(TrainingProgress.n.desc()).limit(1))
@@ -394,6 +399,8 @@ def _line(row: TrainingProgress) -> ProgressLine:
 def _run(session: Session, row: TrainingRun) -> Run:
     last = _last_line(session, row.id)
     trained = _last_line(session, row.id, trained=True)
+    # the report and the publishing count other things, and the latter nothing at all
+    counted = last if row.active else _last_line(session, row.id, phase="train")
     return Run(
         id=row.id,
         request_id=row.request_id,
@@ -408,8 +415,8 @@ def _run(session: Session, row: TrainingRun) -> Run:
         started_at=row.started_at,
         ended_at=row.ended_at,
         phase="" if last is None else last.phase,
-        step=0 if last is None else last.step,
-        total_steps=0 if last is None else last.total_steps,
+        step=0 if counted is None else counted.step,
+        total_steps=0 if counted is None else counted.total_steps,
         loss=None if trained is None else trained.loss,
         tokens_per_s=None if trained is None else trained.tokens_per_s,
         seconds_left=None if last is None else last.seconds_left,

@@ -128,6 +128,19 @@ def test_progress_is_a_log_that_readers_follow(runs: TrainingRuns) -> None:
     assert (seen.phase, seen.step, seen.loss, seen.tokens_per_s) == ("evaluate", 1, 2.0, 250.0)
 
 
+def test_an_ended_run_keeps_the_steps_that_it_trained(runs: TrainingRuns) -> None:
+    run, _ = runs.create("r1", "ada", {})
+    runs.begin(run.id)
+    runs.progress(run.id, phase="train", step=176, total_steps=176, loss=2.0)
+    runs.progress(run.id, phase="evaluate", step=4, total_steps=4)
+    runs.progress(run.id, phase="publish", message="v-1 is a candidate")
+    going_on = runs.get(run.id)
+    assert (going_on.phase, going_on.step, going_on.total_steps) == ("publish", 0, 0)
+    ended = runs.complete(run.id, "v-1")
+    assert (ended.step, ended.total_steps, ended.phase) == (176, 176, "publish")
+    assert runs.get(run.id) == ended
+
+
 @pytest.mark.parametrize(
     ("end", "state"),
     [

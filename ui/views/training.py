@@ -213,7 +213,7 @@ def _history(runs: list[Run]) -> None:
             if run.ended_at and run.started_at
             else "–",
             "By": run.requested_by,
-            "Steps": f"{run.step} of {run.total_steps}",
+            "Steps": f"{run.step} of {run.total_steps}" if run.total_steps else "–",
             "Loss": number(run.loss, 3),
             "Version": run.version_id,
             "Error": run.error,
