@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from chatbot import __version__
 from chatbot.server import chat_socket, desk_socket, health, metrics, visitors
 from chatbot.server.admin import admin_router
+from chatbot.server.admin.counting import SharedCount
 from chatbot.server.calls import sessions, stream
 from chatbot.server.chatwoot import webhook
 from chatbot.server.completions import chat, models
@@ -47,6 +48,7 @@ def create_app(
         responses={"default": {"description": "An error", "model": ErrorAnswer}},
     )
     app.state.services = services
+    app.state.training_count = SharedCount()
     app.state.room = room
     install_error_handlers(app, room.metrics.limited)
     for router in (

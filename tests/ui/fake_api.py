@@ -50,12 +50,16 @@ class World:
     exports: list[Json] = field(default_factory=list)
     can_start: bool = True
     preview_error: str = ""
+    counted: threading.Event = field(default_factory=threading.Event)  # clear: still counting
     rival: bool = False  # somebody else starts a run just before the next call does
     tokens_valid: bool = True
     reply: str = "Hello there."
     reply_error: Json | None = None
     delta_seconds: float = 0.0
     calls: list[tuple[str, str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.counted.set()
 
     def called(self, method: str, path: str) -> list[Any]:
         """Bodies of the calls to ``path``."""
@@ -317,7 +321,8 @@ def _conversations(app: FastAPI, world: World) -> None:
 
 def _training(app: FastAPI, world: World) -> None:
     @app.get("/v1/admin/training/preview")
-    async def preview() -> Json:
+    def preview() -> Json:
+        world.counted.wait(30)
         if world.preview_error:
             raise Refused(500, "training", world.preview_error)
         examples = [

@@ -7,6 +7,19 @@ from tests.ui.conftest import Console, named, texts
 from tests.ui.fake_api import NOW, World
 
 
+def open_counted(console: Console, user: str = "ada") -> AppTest:
+    """The page once its data is counted."""
+    return when_counted(console("training", user=user))
+
+
+def when_counted(at: AppTest) -> AppTest:
+    if at.session_state["training_preview"].pending:
+        assert at.session_state["training_preview"].done.wait(20)
+        at = at.run()
+    assert not at.exception
+    return at
+
+
 def press_start(at: AppTest) -> AppTest:
     return named(at.button, "Start training").click().run()
 
@@ -16,7 +29,7 @@ def bar(at: AppTest) -> str:
 
 
 def test_the_preview_shows_what_a_run_would_learn(console: Console) -> None:
-    at = console("training", user="rae")
+    at = open_counted(console, user="rae")
     shown = {metric.label: metric.value for metric in at.metric}
     assert shown["Dialogues"] == "412"
     assert shown["Tokens"] == "182,340"
@@ -141,7 +154,7 @@ def test_a_failed_run_says_why(console: Console, world: World) -> None:
 
 def test_why_no_run_can_start_is_said(console: Console, world: World) -> None:
     world.can_start = False
-    at = console("training")
+    at = open_counted(console)
     assert "no train_data is set and nothing is reviewed" in texts(at)
     assert "Start training" not in [button.label for button in at.button]
 
@@ -152,7 +165,7 @@ def test_an_unreadable_transcript_file_leaves_the_rest_of_the_page(
     world.preview_error = "the transcript file shop.jsonl is gone"
     run = world.begin_run(steps=10)
     run.update(state="cancelled", ended_at=NOW + 1000)
-    at = console("training")
+    at = open_counted(console)
     assert "the transcript file shop.jsonl is gone" in texts(at)
     assert "Start training" not in [button.label for button in at.button]
     assert list(at.dataframe[-1].value["State"]) == ["cancelled"]
@@ -162,8 +175,7 @@ def test_while_a_run_goes_on_the_data_is_counted_on_demand(console: Console, wor
     world.begin_run(steps=10)
     at = console("training")
     assert not world.called("GET", "/training/preview")
-    at = named(at.button, "Count again").click().run()
-    assert not at.exception
+    at = when_counted(named(at.button, "Count again").click().run())
     assert len(world.called("GET", "/training/preview")) == 1
 
 
@@ -188,3 +200,40 @@ def test_a_run_that_ends_while_watched_redraws_the_page(console: Console, world:
     assert not at.exception
     assert "A training run is going on" not in texts(at)
     assert list(at.dataframe[-1].value["Version"]) == ["v5"]
+
+
+def test_the_page_does_not_wait_for_the_count(console: Console, world: World) -> None:
+    world.counted.clear()
+    run = world.begin_run(steps=10)
+    run.update(state="cancelled", ended_at=NOW + 1000)
+    try:
+        at = console("training")
+        assert "Reading the transcripts and reviews" in texts(at)
+        assert not at.metric
+        assert list(at.dataframe[-1].value["State"]) == ["cancelled"]
+        assert named(at.button, "Start training")
+        at = at.switch_page("views/models.py").run()
+        at = at.switch_page("views/training.py").run()  # leaving and coming back
+        assert "Reading the transcripts and reviews" in texts(at)
+        assert len(world.called("GET", "/training/preview")) == 1
+    finally:
+        world.counted.set()
+    at = when_counted(at.run())
+    assert {metric.label: metric.value for metric in at.metric}["Dialogues"] == "412"
+    assert len(world.called("GET", "/training/preview")) == 1
+
+
+def test_who_hurries_starts_without_the_count(console: Console, world: World) -> None:
+    world.counted.clear()
+    try:
+        at = press_start(console("training"))
+        assert not at.exception
+        assert len(world.runs) == 1
+        assert "A training run is going on" in texts(at)
+    finally:
+        world.counted.set()
+
+
+def test_a_run_that_never_took_a_step_has_no_steps(console: Console, world: World) -> None:
+    world.begin_run(total=0).update(state="cancelled", ended_at=NOW + 1000)
+    assert list(console("training").dataframe[-1].value["Steps"]) == ["–"]

@@ -10,16 +10,16 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from ui import session
+from ui import counting, session
 from ui.answers import Preview, Run
 from ui.api import ApiError
+from ui.counting import Count
 from ui.run_view import follow
 from ui.show import browser_zone, duration, number, when
 
 REQUEST = "training_request_id"
 NOTICE = "training_notice"
-PREVIEW = "training_preview"
-PREVIEW_SECONDS = 60.0
+WAIT_SECONDS = 1  # between looks whether the count has ended
 IDLE_SECONDS, ACTIVE_SECONDS = 10, 2
 EXAMPLES = 5  # of redaction, shown at most
 EPOCHS, LEARNING_RATE, RANK = 1.0, 1e-3, 16
@@ -33,11 +33,13 @@ def page() -> None:
         runs = session.api().runs()
     active = next((run for run in runs if run.active), None)
     _watch(active)
+    # while a run needs the processor it is counted on demand only
+    count = counting.current(begin=active is None)
     left, right = st.columns([1.6, 1], gap="large")
     with left:
-        preview = _next_run(active)
+        _next_run(count)
     with right:
-        _start(active, preview)
+        _start(active, count)
     _history(runs)
 
 
@@ -59,42 +61,43 @@ def _watch_once(active: Run | None, drawn_at: float) -> None:
             session.show_error(error)
             return
         if (run is not None and run.active) != (active is not None):
-            st.session_state.pop(PREVIEW, None)  # it may have said that a run is active
+            counting.forget()  # it may have said that a run is active
             st.rerun(scope="app")  # it began or ended: the whole page looks different now
     if run is not None:
         follow(run)
 
 
-def _next_run(active: Run | None) -> Preview | None:
-    """What would be learned. While a run needs the processor it is counted on demand only."""
+def _next_run(count: Count | None) -> None:
+    """What would be learned, as soon as it is counted."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader("What the next run would learn from", anchor=False)
-        fresh = st.button("Count again", icon=":material/refresh:", type="tertiary")
+        pending = count is not None and count.pending
+        fresh = st.button(
+            "Count again", icon=":material/refresh:", type="tertiary", disabled=pending
+        )
     if fresh:
-        st.session_state.pop(PREVIEW, None)
-    if active is not None and not fresh:
+        counting.again()
+        st.rerun()
+    if count is None:
         st.caption("Not counted while a run is going on. *Count again* does it all the same.")
-        return None
-    try:
-        preview = _preview()
-    except ApiError as error:
-        session.end_if_logged_out(error)
-        session.show_error(error)
-        return None
-    _counts(preview)
-    _redaction(preview)
-    st.caption(f"Fingerprint of this data: `{preview.fingerprint[:16]}`")
-    return preview
+    elif count.pending:
+        st.fragment(_wait, run_every=WAIT_SECONDS)(count)
+    elif count.error is not None:
+        session.end_if_logged_out(count.error)
+        session.show_error(count.error)
+    elif count.preview is not None:
+        _counts(count.preview)
+        _redaction(count.preview)
+        st.caption(f"Fingerprint of this data: `{count.preview.fingerprint[:16]}`")
 
 
-def _preview() -> Preview:
-    """The server reads and redacts everything for it, so an answer is kept for a while."""
-    kept: tuple[float, Preview] | None = st.session_state.get(PREVIEW)
-    if kept is None or time.monotonic() - kept[0] > PREVIEW_SECONDS:
-        with st.spinner("Reading the transcripts and reviews ..."):
-            kept = (time.monotonic(), session.api().training_preview())
-        st.session_state[PREVIEW] = kept
-    return kept[1]
+def _wait(count: Count) -> None:
+    if not count.pending:
+        st.rerun(scope="app")
+    st.info(
+        "Reading the transcripts and reviews, "
+        f"{duration(time.monotonic() - count.began)} so far. A run can start without this count."
+    )
 
 
 def _counts(preview: Preview) -> None:
@@ -129,7 +132,7 @@ def _redaction(preview: Preview) -> None:
             after.text(example.after)
 
 
-def _start(active: Run | None, preview: Preview | None) -> None:
+def _start(active: Run | None, count: Count | None) -> None:
     st.subheader("Start a run", anchor=False)
     if not session.may("admin"):
         st.info("Administrators start training runs. Your corrections are part of the next one.")
@@ -137,10 +140,11 @@ def _start(active: Run | None, preview: Preview | None) -> None:
     if active is not None:
         st.info("A run is going on (see above). The next one can start when it has ended.")
         return
-    if preview is None:
+    if count is not None and count.error is not None:
         st.warning("A run can start once its data can be read (see the error beside this).")
         return
-    if not preview.can_start:
+    preview = count.preview if count is not None else None  # None: whoever hurries may start
+    if preview is not None and not preview.can_start:
         st.warning("A run cannot start now.")
         st.text(preview.reason or "The server gave no reason.")
         return
@@ -194,7 +198,7 @@ def _send(request_id: str, settings: dict[str, Any]) -> None:
             return
         st.session_state[NOTICE] = "A run was going on already; no second one was started."
     st.session_state.pop(REQUEST, None)
-    st.session_state.pop(PREVIEW, None)
+    counting.forget()
     st.rerun()
 
 

@@ -9,12 +9,13 @@ from importlib.metadata import entry_points
 from multiprocessing import get_context
 from typing import Any, cast
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from chatbot.errors import TrainingError
 from chatbot.record.database import Database
 from chatbot.review_data import excluded_conversations, reviewed_dialogues, site_prompts
 from chatbot.server.admin.common import Answer, Reviewer, Stores
+from chatbot.server.admin.counting import SharedCount, data_mark
 from chatbot.settings import Settings
 
 router = APIRouter(prefix="/training", tags=["training"])
@@ -50,9 +51,13 @@ class Preview(Answer):
 
 
 @router.get("/preview")
-async def preview(_: Reviewer, stores: Stores) -> Preview:
-    """Reads and counts everything that a run would use, so it takes seconds."""
-    found = await _in_child(stores.settings, stores.database.url)
+async def preview(request: Request, _: Reviewer, stores: Stores) -> Preview:
+    """Reads and counts everything that a run would use, so it takes seconds, under load minutes.
+    Those who ask at once get one count; it is kept until files or reviews change."""
+    settings, database = stores.settings, stores.database
+    mark = await asyncio.to_thread(data_mark, settings, database)
+    shared: SharedCount = request.app.state.training_count
+    found = dict(await shared.get(mark, lambda: _in_child(settings, database.url)))
     active = await asyncio.to_thread(stores.runs.active)
     if active is not None:
         found |= {"can_start": False, "reason": f"run {active.id} is {active.state}"}

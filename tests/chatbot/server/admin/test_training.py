@@ -12,6 +12,7 @@ from chatbot.errors import TrainingError
 from chatbot.record.database import Database
 from chatbot.record.tables import Conversation, Site
 from chatbot.server.admin import training
+from chatbot.server.admin.counting import SharedCount, data_mark
 from chatbot.server.admin.training import load_preview, site_prompts
 from chatbot.services import Services
 from chatbot.settings import Settings
@@ -175,6 +176,99 @@ async def test_the_preview_counts_reviews_and_exclusions(
     data = (await reviewer.get("/training/preview")).json()
     assert not data["can_start"]
     assert run["id"] in data["reason"]
+
+
+class _Counted:
+    """In place of the child: says how often it counted, and goes on when it is let."""
+
+    def __init__(self) -> None:
+        self.times = 0
+        self.began = asyncio.Event()
+        self.may_end = asyncio.Event()
+
+    async def __call__(self, settings: Settings, url: str) -> dict[str, Any]:
+        self.times += 1
+        self.began.set()
+        await self.may_end.wait()
+        return {**_stand_in({}, [], settings), "excluded": 0, "tokens": self.times}
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> _Counted:
+    counting = _Counted()
+    monkeypatch.setattr(training, "_in_child", counting)
+    return counting
+
+
+async def test_all_who_ask_at_once_share_one_count(
+    counted: _Counted, reviewer: httpx.AsyncClient, admin: httpx.AsyncClient
+) -> None:
+    asked = [asyncio.create_task(who.get("/training/preview")) for who in (reviewer, admin, admin)]
+    await counted.began.wait()
+    asked[0].cancel()  # who leaves the page takes the count along for nobody
+    await asyncio.wait([asked[0]])
+    counted.may_end.set()
+    answers = await asyncio.gather(*asked[1:])
+    assert [answer.json()["tokens"] for answer in answers] == [1, 1]
+    assert counted.times == 1
+
+
+async def test_the_count_is_kept_until_a_review_changes(
+    counted: _Counted, database: Database, reviewer: httpx.AsyncClient
+) -> None:
+    counted.may_end.set()
+    record_conversation(database, "c-1", visitor("Hi"), reply("Hello"))
+    for _ in range(2):
+        assert (await reviewer.get("/training/preview")).json()["tokens"] == 1
+    review(database, "c-1", 2, "good")
+    assert (await reviewer.get("/training/preview")).json()["tokens"] == 2
+
+
+async def test_data_that_changes_meanwhile_is_counted_afterwards() -> None:
+    shared, may_end, seen = SharedCount(), asyncio.Event(), list[str]()
+
+    async def slow() -> dict[str, Any]:
+        seen.append("old begins")
+        await may_end.wait()
+        seen.append("old ends")
+        return {"n": 1}
+
+    async def next_one() -> dict[str, Any]:
+        seen.append("new begins")
+        return {"n": 2}
+
+    old = asyncio.create_task(shared.get("a", slow))
+    await asyncio.sleep(0)
+    new = asyncio.create_task(shared.get("b", next_one))
+    await asyncio.sleep(0)
+    may_end.set()
+    assert await asyncio.gather(old, new) == [{"n": 1}, {"n": 2}]
+    assert seen == ["old begins", "old ends", "new begins"]
+
+
+async def test_a_count_that_failed_is_tried_again() -> None:
+    shared = SharedCount()
+
+    async def fails() -> dict[str, Any]:
+        raise TrainingError("cut off")
+
+    async def works() -> dict[str, Any]:
+        return {"n": 1}
+
+    with pytest.raises(TrainingError):
+        await shared.get("a", fails)
+    assert await shared.get("a", works) == {"n": 1}
+
+
+def test_the_mark_of_the_data_follows_its_files(database: Database, tmp_path: Path) -> None:
+    file = tmp_path / "train.jsonl"
+    settings = Settings(train_data=str(file))
+    marks = [data_mark(settings, database)]
+    for text in ("a\n", "a\nb\n"):
+        file.write_text(text)
+        marks.append(data_mark(settings, database))
+    assert len(set(marks)) == 3
+    assert data_mark(settings, database) == marks[-1]
 
 
 def test_sites_have_their_own_prompts(database: Database) -> None:
