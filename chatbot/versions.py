@@ -239,7 +239,9 @@ class Versions:
             Conflict: nothing was live before.
             VersionCorrupt: its files changed since.
         """
-        target = self._before_live()
+        target = self.rollback_target()
+        if target is None:
+            raise Conflict("there is no earlier version to go back to")
         self.verify(target)
         with self._database.exclusive_session("live-version") as session:
             if self._rollback_target(session) != target:
@@ -248,21 +250,20 @@ class Versions:
             _make_live(session, row, _live_row(session), "rollback", actor, reason)
             return _info(row)
 
-    # -- inside
-
-    def _before_live(self) -> str:
+    def rollback_target(self) -> str | None:
+        """The version that :meth:`rollback` would make live; None when nothing was before."""
         with self._database.session() as session:
             return self._rollback_target(session)
 
-    def _rollback_target(self, session: Session) -> str:
+    # -- inside
+
+    def _rollback_target(self, session: Session) -> str | None:
         rows = session.scalars(select(Promotion).order_by(Promotion.id)).all()
         loadable = session.scalars(
             select(Version.id).where(Version.base_model == self._settings.base_model)
         ).all()
         earlier = [name for name in _path(rows)[:-1] if name in loadable]
-        if not earlier:
-            raise Conflict("there is no earlier version to go back to")
-        return earlier[-1]
+        return earlier[-1] if earlier else None
 
     def _check_base(self, version_id: str, base_model: str) -> None:
         if base_model != self._settings.base_model:

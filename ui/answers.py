@@ -201,6 +201,11 @@ class Version(Answer):
     promoted_by: str
     reason: str
 
+    @property
+    def bare(self) -> bool:
+        """The base model as it is: nothing was learned, so nothing is reported."""
+        return not self.dataset_fingerprint and not self.metrics
+
 
 class Promotion(Answer):
     """A change of the live version."""
@@ -220,7 +225,10 @@ class VersionDetail(Version):
 
 
 class Versions(Answer):
+    """``rollback_to``: what a rollback would make live; None when there is nothing before."""
+
     live: str | None
+    rollback_to: str | None
     items: list[Version]
 
 

@@ -62,10 +62,10 @@ def _promote(version_id: str, reason: str, override: bool) -> None:
     st.rerun()
 
 
-def show_roll_back() -> None:
-    """Back to what was live before; again goes further back."""
+def show_roll_back(target: str) -> None:
+    """Back to ``target``, which was live before; again goes further back."""
     with st.popover("Roll back", icon=":material/undo:"), st.form("rollback"):
-        st.text("The version that was live before answers again, from each chat's next message on.")
+        st.text(f"{target} answers again, from each chat's next message on.")
         reason = st.text_input("Why?", key="rollback_reason")
         submitted = st.form_submit_button("Roll back now", type="primary")
     if submitted and not reason.strip():

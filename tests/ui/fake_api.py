@@ -396,7 +396,8 @@ def _models(app: FastAPI, world: World) -> None:
 
     @app.get("/v1/admin/versions")
     async def versions() -> Json:
-        return {"live": world.live(), "items": world.versions}
+        before = world.history[-1]["previous_id"] if world.history else ""
+        return {"live": world.live(), "rollback_to": before or None, "items": world.versions}
 
     @app.post("/v1/admin/versions/rollback")
     async def rollback(body: Json) -> Json:

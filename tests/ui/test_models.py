@@ -30,9 +30,25 @@ def test_a_candidate_is_compared_with_live_and_base(console: Console) -> None:
     assert "stop rate 41.0% is below 95.0%" in texts(at)
 
 
-def test_a_version_without_a_report_says_so(console: Console) -> None:
+def test_a_version_without_a_report_says_so(console: Console, world: World) -> None:
+    version = next(v for v in world.versions if v["id"] == "v1")
+    version.update(report=None, metrics={}, decision={"passed": False, "reasons": ["it is gone"]})
+    said = texts(looking_at(console, "v1"))
+    assert "This version has no report" in said
+    assert "The report does not pass." in said
+    assert "it is gone" in said
+
+
+def test_the_base_model_is_not_blamed_for_having_no_report(console: Console, world: World) -> None:
+    world.versions[:] = [v for v in world.versions if v["id"] == "base"]
+    world.versions[0]["state"] = "live"
+    world.history[:] = world.history[:1]
     at = looking_at(console, "base")
-    assert "This version has no report" in texts(at)
+    said = texts(at)
+    assert "The base model has no report and needs none" in said
+    assert not at.warning
+    assert "the bare base model has no report" not in said
+    assert "Roll back now" not in [button.label for button in at.button]
 
 
 def test_promotion_needs_a_reason_and_then_happens(console: Console, world: World) -> None:
@@ -71,6 +87,7 @@ def test_a_refused_promotion_shows_why_and_can_be_overridden_with_a_reason(
 
 def test_rolling_back_needs_a_reason_and_then_happens(console: Console, world: World) -> None:
     at = console("models")
+    assert "v1 answers again" in texts(at)
     at = named(at.button, "Roll back now").click().run()
     assert "Give a reason" in texts(at)
     assert world.live() == "v2"

@@ -35,8 +35,8 @@ def page() -> None:
     st.subheader("Promotions", anchor=False)
     st.caption("Of this version and the live one. The page Audit lists all of them.")
     _history([*detail.history, *(live.history if live else [])])
-    if session.may("admin"):
-        show_roll_back()
+    if session.may("admin") and versions.rollback_to:
+        show_roll_back(versions.rollback_to)
 
 
 def _table(versions: Versions) -> None:
@@ -105,7 +105,8 @@ def _comparison(detail: VersionDetail) -> None:
     """This version beside the live one and the base, on the same held-out dialogues."""
     columns = columns_of(detail)
     if not columns:
-        st.info("This version has no report, so there are no numbers to compare.")
+        if not detail.bare:
+            st.info("This version has no report, so there are no numbers to compare.")
         return
     this, *others = columns
     rows = []
@@ -129,6 +130,9 @@ def _comparison(detail: VersionDetail) -> None:
 
 def _decision(detail: VersionDetail) -> None:
     st.subheader("Promotion rule", anchor=False)
+    if detail.bare:
+        st.text("The base model has no report and needs none: every version begins with it.")
+        return
     if detail.decision.passed:
         st.success("The report passes.", icon=":material/check_circle:")
     else:

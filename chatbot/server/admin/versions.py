@@ -52,7 +52,10 @@ class VersionDetail(VersionAnswer):
 
 
 class VersionList(Answer):
+    """``rollback_to``: what a rollback would make live; null when there is nothing before."""
+
     live: str | None
+    rollback_to: str | None
     items: list[VersionAnswer]
 
 
@@ -71,7 +74,9 @@ def list_versions(_: Agent, stores: Stores) -> VersionList:
     versions = stores.versions.list()
     live = [info.id for info in versions if info.state == "live"]
     return VersionList(
-        live=live[0] if live else None, items=[_answer(stores, info) for info in versions]
+        live=live[0] if live else None,
+        rollback_to=stores.versions.rollback_target(),
+        items=[_answer(stores, info) for info in versions],
     )
 
 

@@ -128,6 +128,17 @@ async def test_a_version_whose_report_is_gone_is_still_listed(
     assert (await agent.get("/versions/v1")).json()["report"] is None
 
 
+async def test_the_list_says_what_a_rollback_would_make_live(
+    services: Services, artifacts: Path, admin: httpx.AsyncClient
+) -> None:
+    _register(services, artifacts, "v1")
+    assert (await admin.get("/versions")).json()["rollback_to"] is None
+    await _promote(admin, "v1", reason="good")
+    assert (await admin.get("/versions")).json()["rollback_to"] == BASE
+    await admin.post("/versions/rollback", json={"reason": "rude"})
+    assert (await admin.get("/versions")).json()["rollback_to"] is None
+
+
 async def test_rolling_back(services: Services, artifacts: Path, admin: httpx.AsyncClient) -> None:
     _register(services, artifacts, "v1")
     await _promote(admin, "v1")
