@@ -49,12 +49,13 @@ def get_site(database: Database, name: str) -> Site:
 
 
 def normal_origin(entry: str) -> str:
-    """An entry of a site's list in the form that it is compared in.
+    """An entry of a site's list in the form that it is compared in. An address that was copied
+    from a browser ends with a slash: that is taken off.
 
     Raises:
         RequestRefused: not an origin; says what one looks like.
     """
-    entry = entry.strip()
+    entry = entry.strip().removesuffix("/")
     if entry in ANY_PORT:
         return entry
     origin = _normal(entry)

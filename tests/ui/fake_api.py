@@ -50,6 +50,7 @@ class World:
     exports: list[Json] = field(default_factory=list)
     can_start: bool = True
     preview_error: str = ""
+    site_problem: str = ""
     counted: threading.Event = field(default_factory=threading.Event)  # clear: still counting
     rival: bool = False  # somebody else starts a run just before the next call does
     tokens_valid: bool = True
@@ -451,6 +452,8 @@ def _administration(app: FastAPI, world: World) -> None:
 
     @app.put("/v1/admin/sites/{name}")
     async def save_site(name: str, body: Json) -> Json:
+        if world.site_problem:
+            raise Refused(422, "bad_request", world.site_problem)
         world.sites[name] = {"name": name, "identifies": False, **body}
         return world.sites[name]
 

@@ -2,6 +2,7 @@
 
 from tests.ui.conftest import Console, named, texts
 from tests.ui.fake_api import World
+from ui.views.sites import DAYS
 
 
 def test_a_site_is_changed(console: Console, world: World) -> None:
@@ -41,13 +42,42 @@ def test_how_the_chat_of_a_site_behaves(console: Console, world: World) -> None:
 
 def test_a_site_is_added_and_needs_a_name(console: Console, world: World) -> None:
     at = console("sites")
-    at = at.selectbox(key="site_choice").select("New site ...").run()
+    at = at.selectbox(key="site_choice").select("New site").run()
     at = named(at.button, "Save").click().run()
-    assert "Give the site a name." in texts(at)
+    assert "Name: give the site one" in texts(at)
     named(at.text_input, "Name").input("shop")
     at = named(at.button, "Save").click().run()
     assert not at.exception
     assert world.sites["shop"]["origins"] == []
+
+
+def test_the_days_follow_each_other(console: Console) -> None:
+    """The tab key goes through the fields in this order."""
+    labels = [field.label for field in console("sites").text_input]
+    assert [label for label in labels if label in DAYS.values()] == list(DAYS.values())
+
+
+def test_a_site_that_is_refused_names_the_field_beside_the_button(
+    console: Console, world: World
+) -> None:
+    world.site_problem = (
+        "origins: 'shop' is not an origin; widget.timezone: Value error, 'Mars' is no time zone"
+    )
+    at = console("sites")
+    at = named(at.button, "Save").click().run()
+    assert not at.exception
+    said = [element.value for element in at.text]
+    assert "Origins: 'shop' is not an origin" in said
+    assert "Time zone: 'Mars' is no time zone" in said
+    [error] = at.error
+    assert error.value == "Not saved."
+    drawn = list(at.main)
+    save = drawn.index(named(at.button, "Save"))
+    assert save - 5 < drawn.index(error) < save
+    assert at.code  # the rest of the page is still there
+    world.site_problem = ""
+    at = named(at.button, "Save").click().run()
+    assert not at.error
 
 
 def test_a_person_is_added(console: Console, world: World) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from ui.metrics import METRICS, better, shown, value_of
 from ui.show import duration, escaped, number, plural, when
+from ui.site_problems import in_words
 
 BY_LABEL = {metric.label: metric for metric in METRICS}
 
@@ -54,3 +55,14 @@ def test_a_metric_that_is_missing_or_odd_is_a_dash() -> None:
     assert (
         shown(BY_LABEL["Stop rate"], value_of(BY_LABEL["Stop rate"], {"stop_rate": 1})) == "100.0%"
     )
+
+
+def test_problems_of_a_site_have_the_labels_of_its_form() -> None:
+    assert in_words("widget.hours.tue.0: String should have at most 11 characters") == [
+        "Tuesday: String should have at most 11 characters"
+    ]
+    assert in_words("widget.hours: Value error, mon: at most 6 spans") == [
+        "Hours: mon: at most 6 spans"
+    ]
+    assert in_words("name: String should match pattern '^x$'")[0].startswith("Name: lower-case")
+    assert in_words("the disk is full") == ["the disk is full"]

@@ -6,9 +6,11 @@ from streamlit.delta_generator import DeltaGenerator
 from ui import session
 from ui.address import server_url
 from ui.answers import RetentionOwn, Site, SiteWidget
+from ui.api import ApiError
 from ui.show import plural
+from ui.site_problems import in_words
 
-NEW = "New site ..."
+NEW = "New site"
 DAYS = {
     "mon": "Monday",
     "tue": "Tuesday",
@@ -53,25 +55,42 @@ def _form(site: Site) -> None:
             "System prompt", site.system_prompt, height=120, placeholder="Empty: the server's own"
         )
         widget = _chat(site.widget)
+        problems = st.container()  # above the button: who pressed it looks here
         submitted = st.form_submit_button("Save", type="primary")
     if not submitted:
         return
-    if not name.strip():
-        st.error("Give the site a name.")
+    changed = Site(
+        name=name.strip(),
+        origins=_lines(origins),
+        title=title.strip(),
+        welcome=welcome.strip(),
+        system_prompt=prompt.strip(),
+        widget=widget,
+    )
+    if not changed.name:
+        _not_saved(problems, ["Name: give the site one, e.g. shop"])
         return
-    with session.asking():
-        session.api().save_site(
-            Site(
-                name=name.strip(),
-                origins=_lines(origins),
-                title=title.strip(),
-                welcome=welcome.strip(),
-                system_prompt=prompt.strip(),
-                widget=widget,
-            )
-        )
+    _save(changed, problems)
+
+
+def _save(site: Site, problems: DeltaGenerator) -> None:
+    try:
+        session.api().save_site(site)
+    except ApiError as error:
+        session.end_if_logged_out(error)
+        if error.status not in (400, 422):
+            session.show_error(error)  # nothing on the form is to blame
+            return
+        _not_saved(problems, in_words(error.message))
+        return
     st.toast("Saved. New chats use it.")
     st.rerun()
+
+
+def _not_saved(place: DeltaGenerator, lines: list[str]) -> None:
+    place.error("Not saved.", icon=":material/error:")
+    for line in lines:
+        place.text(line)
 
 
 def _retention(site: str) -> None:
@@ -135,11 +154,11 @@ def _chat(widget: SiteWidget) -> SiteWidget:
     st.subheader("People", anchor=False)
     zone = st.text_input("Time zone", widget.timezone, help="E.g. Europe/Berlin")
     st.caption("Hours in which people answer, e.g. 09:00-12:00, 13:00-17:30. All empty: always.")
-    columns = st.columns(2)
-    hours = {
-        day: columns[index % 2].text_input(name, ", ".join(widget.hours.get(day, [])))
-        for index, (day, name) in enumerate(DAYS.items())
-    }
+    hours: dict[str, str] = {}
+    for index, (day, name) in enumerate(DAYS.items()):
+        if index % 2 == 0:  # a row for each pair, so that the tab key goes day by day
+            row = st.columns(2)
+        hours[day] = row[index % 2].text_input(name, ", ".join(widget.hours.get(day, [])))
     holidays = st.text_area(
         "Holidays, one a line", "\n".join(widget.holidays), placeholder="2026-12-25"
     )

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path
 from pydantic import Field
 from sqlalchemy import select
 
-from chatbot.errors import NotFound
+from chatbot.errors import NotFound, RequestRefused
 from chatbot.record.audit import record
 from chatbot.record.clock import now_ms
 from chatbot.record.tables import Site
@@ -90,7 +90,7 @@ def list_sites(_: Admin, stores: Stores) -> SiteList:
 def put_site(user: Admin, stores: Stores, name: Name, body: SiteBody) -> SiteAnswer:
     """Create or change a site."""
     values = body.model_dump(mode="json")
-    values["origins"] = list(dict.fromkeys(normal_origin(entry) for entry in body.origins))
+    values["origins"] = _origins(body.origins)
     with stores.database.exclusive_session("sites") as session:
         row = session.get(Site, name)
         if row is None:
@@ -133,6 +133,14 @@ def put_retention(user: Admin, stores: Stores, name: Name, body: RetentionBody) 
     """How long conversations of the site are kept, from the next minute on."""
     set_site_retention(stores.database, name, Overrides(**body.model_dump()), user.username)
     return get_retention(user, stores, name)
+
+
+def _origins(entries: list[str]) -> list[str]:
+    """Normal and each once. Raises RequestRefused, which names the field as those of pydantic."""
+    try:
+        return list(dict.fromkeys(normal_origin(entry) for entry in entries))
+    except RequestRefused as error:
+        raise RequestRefused(f"origins: {error}") from error
 
 
 def _answer(row: Site) -> SiteAnswer:

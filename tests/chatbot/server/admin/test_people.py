@@ -35,6 +35,8 @@ async def test_a_site_is_made_changed_and_listed(admin: httpx.AsyncClient) -> No
         "origins": ["https://shop.example", "http://localhost:*"],
         "identifies": False,
     }
+    refused = await admin.put("/sites/shop", json={"origins": ["shop.example"]})
+    assert refused.json()["error"]["message"].startswith("origins: 'shop.example' is not an")
     await admin.put("/sites/shop", json={"origins": [], "title": "Closed"})
     items = (await admin.get("/sites")).json()["items"]
     assert [(item["name"], item["title"]) for item in items] == [
