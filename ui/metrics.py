@@ -17,28 +17,29 @@ class Metric:
     kind: str  # number | share | seconds | whole
     lower_is_better: bool | None
     help: str
+    overview: bool = False  # in the table of all versions, which has no room for every one
 
 
 # fmt: off
 METRICS: tuple[Metric, ...] = (
     Metric("Perplexity", ("perplexity",), "number", True,
-           "Surprise at what agents really wrote in held-out dialogues"),
+           "Surprise at what agents really wrote in held-out dialogues", True),
     Metric("Exact match", ("exact_match",), "share", False,
-           "Replies that are word for word what the agent wrote"),
-    Metric("… templates", ("exact_match_template",), "share", False,
-           "The same, for turns that agents took from a template"),
-    Metric("… custom", ("exact_match_custom",), "share", False,
-           "The same, for turns that agents wrote freely"),
+           "Replies that are word for word what the agent wrote", True),
+    Metric("Exact match, templates", ("exact_match_template",), "share", False,
+           "Exact match in turns that agents took from a template"),
+    Metric("Exact match, free text", ("exact_match_custom",), "share", False,
+           "Exact match in turns that agents wrote freely"),
     Metric("chrF", ("chrf",), "number", False,
-           "Likeness to the agent's reply by letters, 0 to 100"),
+           "Likeness to the agent's reply by letters, 0 to 100", True),
     Metric("BLEU", ("bleu",), "number", False,
-           "Likeness to the agent's reply by words, 0 to 100"),
+           "Likeness to the agent's reply by words, 0 to 100", True),
     Metric("Stop rate", ("stop_rate",), "share", False,
-           "Replies that end by themselves; the others ramble on"),
+           "Replies that end by themselves; the others ramble on", True),
     Metric("Reply length", ("mean_tokens",), "number", None,
            "Tokens of a reply, on average"),
-    Metric("Seconds per reply", ("seconds_per_reply",), "number", True,
-           "On the machine that wrote the report"),
+    Metric("Seconds per reply", ("seconds_per_reply",), "number", None,
+           "On the machine that wrote the report, whatever else it did then"),
 )
 # fmt: on
 

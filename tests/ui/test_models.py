@@ -19,6 +19,7 @@ def test_versions_stand_next_to_each_other(console: Console) -> None:
     assert list(table["Rule"]) == ["refused", "passed", "passed", "passed", ""]
     assert table["Perplexity"][0] == "2.10"
     assert table["Perplexity"][4] == "–"
+    assert not [name for name in table.columns if name.startswith("…")]
 
 
 def test_a_candidate_is_compared_with_live_and_base(console: Console) -> None:
@@ -26,6 +27,8 @@ def test_a_candidate_is_compared_with_live_and_base(console: Console) -> None:
     table = at.dataframe[1].value.set_index("Measure")
     assert list(table.columns[:3]) == ["v4", "live then", "base"]
     assert list(table.loc["Perplexity"][:4]) == ["2.10", "2.20", "8.31", "▲ better"]
+    assert table.loc["Seconds per reply"].iloc[-1] == ""
+    assert "Surprise at what agents really wrote" in texts(at)
     assert list(table.loc["Stop rate"][:4]) == ["41.0%", "98.0%", "71.0%", "▼ worse"]
     assert "stop rate 41.0% is below 95.0%" in texts(at)
 

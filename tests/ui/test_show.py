@@ -4,6 +4,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from ui import tables
 from ui.metrics import METRICS, better, shown, value_of
 from ui.show import duration, escaped, number, plural, when
 from ui.site_problems import in_words
@@ -46,6 +47,7 @@ def test_metrics_know_which_way_is_better() -> None:
     assert better(BY_LABEL["chrF"], 40.0, 40.0) is None
     assert better(BY_LABEL["chrF"], None, 40.0) is None
     assert better(BY_LABEL["Reply length"], 3.0, 4.0) is None
+    assert better(BY_LABEL["Seconds per reply"], 3.0, 4.0) is None  # the machine's, not its own
 
 
 def test_a_metric_that_is_missing_or_odd_is_a_dash() -> None:
@@ -66,3 +68,17 @@ def test_problems_of_a_site_have_the_labels_of_its_form() -> None:
     ]
     assert in_words("name: String should match pattern '^x$'")[0].startswith("Name: lower-case")
     assert in_words("the disk is full") == ["the disk is full"]
+
+
+def test_columns_that_say_nothing_are_left_out() -> None:
+    rows = [{"A": "", "B": "–", "C": 0, "D": ""}, {"A": "", "B": "", "C": None, "D": "x"}]
+    assert tables.filled(rows) == ["A", "C", "D"]
+
+
+def test_what_an_audit_entry_holds_is_said_in_words() -> None:
+    data = {"settings": {"max_steps": 20, "auto_promote": False, "limit": None}, "reasons": []}
+    assert tables.in_words(data) == "max steps 20, auto promote no"
+    assert tables.in_words({"origins": ["https://a.example", "https://b.example"]}) == (
+        "origins https://a.example; https://b.example"
+    )
+    assert tables.in_words({"previous": ""}) == ""

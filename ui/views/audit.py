@@ -1,15 +1,14 @@
 """Audit: who did what, when and why."""
 
-import json
-
-import pandas as pd
 import streamlit as st
 
 from ui import session
 from ui.answers import AuditItem
 from ui.show import browser_zone, when
+from ui.tables import draw, in_words
 
 CURSORS = "audit_cursors"
+WIDTHS = {"When": 130, "Who": 90, "What": 140, "Of": 165, "Why": 215, "More": 260}
 
 
 def page() -> None:
@@ -46,16 +45,11 @@ def _table(items: list[AuditItem]) -> None:
             "What": item.action,
             "Of": item.subject,
             "Why": item.reason,
-            "More": json.dumps(item.data, ensure_ascii=False) if item.data else "",
+            "More": in_words(item.data),
         }
         for item in items
     ]
-    st.dataframe(
-        pd.DataFrame(rows),
-        hide_index=True,
-        height="content",
-        column_config={"Why": st.column_config.TextColumn(width="large")},
-    )
+    draw(rows, WIDTHS, "More", height="content", alt="Audit, the newest first")
 
 
 if __name__ == "__main__":

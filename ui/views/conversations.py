@@ -2,15 +2,20 @@
 
 from typing import Any
 
-import pandas as pd
 import streamlit as st
 
 from ui import conversation_view, session
 from ui.answers import ConversationItem, Page
 from ui.show import STATUS_LABELS, browser_zone, plural, when
+from ui.tables import WIDTH, draw
 from ui.trail import Trail
 
 PAGE_SIZE = 25
+SELECTION = 34  # pixels of the boxes that select a row
+WIDTHS = {
+    "First message": 250, "Status": 75, "Last activity": 130, "Site": 70, "Messages": 80,
+    "Rating": 74, "Reviewed": 80, "Training": 75, "Versions": 132,
+}  # fmt: skip
 OPEN = "conversation"  # the query parameter that names the open conversation
 TRAIL = "conversations_trail"
 STARS = {score: "★" * score for score in (5, 4, 3, 2, 1)}
@@ -65,7 +70,9 @@ def _filters() -> dict[str, Any]:
             persist_state="session", icon=":material/search:",
         )  # fmt: skip
         status = _choice("Status", "filter_status", list(STATUS_LABELS), STATUS_LABELS)
-        site = st.text_input("Site", key="filter_site", width=110, persist_state="session")
+        site = st.text_input(
+            "Site", placeholder="Any", key="filter_site", width=110, persist_state="session"
+        )
         version = _choice("Version", "filter_version", known, {})
         rating = _choice("Rating", "filter_rating", list(STARS), STARS)
         reviewed = st.segmented_control(
@@ -117,21 +124,20 @@ def _nothing(filters: dict[str, Any], trail: Trail) -> None:
 def _table(items: list[ConversationItem]) -> None:
     """The list; a click anywhere in a row opens it. Cells of a table are text, never Markdown."""
     view = st.session_state.setdefault("conversations_view", 0)
-    state = st.dataframe(
-        _frame(items),
+    state = draw(
+        _rows(items),
+        WIDTHS,
+        "First message",
+        room=WIDTH - SELECTION,
+        types={
+            "Messages": st.column_config.NumberColumn,
+            "Reviewed": st.column_config.CheckboxColumn,
+        },
         key=f"conversations-{view}",
-        hide_index=True,
         on_select="rerun",
         selection_mode=["single-row", "single-cell"],
         row_height=38,
         height="content",
-        column_config={
-            "First message": st.column_config.TextColumn(width="large"),
-            "Messages": st.column_config.NumberColumn(width="small"),
-            "Reviewed": st.column_config.CheckboxColumn(width="small"),
-            "Status": st.column_config.TextColumn(width="small"),
-            "Rating": st.column_config.TextColumn(width="small"),
-        },
         alt="List of conversations. Select a row to open it.",
     )
     chosen = _chosen_row(state["selection"])
@@ -147,21 +153,22 @@ def _chosen_row(selection: Any) -> int | None:
     return int(rows[0]) if rows else None
 
 
-def _frame(items: list[ConversationItem]) -> pd.DataFrame:
+def _rows(items: list[ConversationItem]) -> list[dict[str, object]]:
     zone = browser_zone()
-    return pd.DataFrame(
+    return [
         {
-            "First message": [item.preview or "(nothing written yet)" for item in items],
-            "Status": [STATUS_LABELS.get(item.status, item.status) for item in items],
-            "Last activity": [when(item.updated_at, zone) for item in items],
-            "Site": [item.site for item in items],
-            "Messages": [item.messages for item in items],
-            "Rating": ["★" * item.score if item.score else "" for item in items],
-            "Reviewed": [item.reviewed for item in items],
-            "Training": ["excluded" if item.excluded else "" for item in items],
-            "Versions": [", ".join(item.versions) for item in items],
+            "First message": item.preview or "(nothing written yet)",
+            "Status": STATUS_LABELS.get(item.status, item.status),
+            "Last activity": when(item.updated_at, zone),
+            "Site": item.site,
+            "Messages": item.messages,
+            "Rating": "★" * item.score if item.score else "",
+            "Reviewed": item.reviewed,
+            "Training": "excluded" if item.excluded else "",
+            "Versions": ", ".join(item.versions),
         }
-    )
+        for item in items
+    ]
 
 
 def _pager(trail: Trail, shown: int) -> None:

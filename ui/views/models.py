@@ -11,8 +11,11 @@ from ui.api import ApiError
 from ui.metrics import METRICS, better, columns_of, shown, value_of
 from ui.promotion_form import show_promotion, show_roll_back
 from ui.show import VERSION_COLORS, browser_zone, escaped, when
+from ui.tables import draw
 
 REPORT_HEIGHT = 900  # pixels
+OVERVIEW = [metric for metric in METRICS if metric.overview]  # a version's report has them all
+WIDTHS = {"Version": 180, "State": 90, "Rule": 80, "Made": 135} | {m.label: 95 for m in OVERVIEW}
 MARKS = {True: "▲ better", False: "▼ worse", None: ""}
 
 
@@ -41,18 +44,17 @@ def page() -> None:
 
 def _table(versions: Versions) -> None:
     zone = browser_zone()
-    rows = []
-    for version in versions.items:
-        row: dict[str, object] = {
+    rows = [
+        {
             "Version": version.id,
             "State": version.state,
             "Rule": _verdict(version) if version.metrics else "",
             "Made": when(version.created_at, zone),
+            **{m.label: shown(m, value_of(m, version.metrics)) for m in OVERVIEW},
         }
-        for metric in METRICS:
-            row[metric.label] = shown(metric, value_of(metric, version.metrics))
-        rows.append(row)
-    st.dataframe(pd.DataFrame(rows), hide_index=True, alt="Versions and their numbers")
+        for version in versions.items
+    ]
+    draw(rows, WIDTHS, "Version", alt="Versions and their numbers")
 
 
 def _verdict(version: Version) -> str:
@@ -109,7 +111,7 @@ def _comparison(detail: VersionDetail) -> None:
             st.info("This version has no report, so there are no numbers to compare.")
         return
     this, *others = columns
-    rows = []
+    rows, told = [], []
     for metric in METRICS:
         values = {name: value_of(metric, metrics) for name, metrics in columns.items()}
         if all(value is None for value in values.values()):
@@ -119,13 +121,17 @@ def _comparison(detail: VersionDetail) -> None:
         if others:
             mark = better(metric, values[this], values[others[0]])
             row[f"against {others[0]}"] = MARKS[mark]
-        rows.append({**row, "What it says": metric.help})
+        rows.append(row)
+        told.append((metric.label, metric.help))
     st.dataframe(
         pd.DataFrame(rows),
         hide_index=True,
         height="content",
         alt="Numbers of this version, the live version and the base model",
     )
+    with st.expander("What the measures say"):
+        for label, says in told:
+            st.caption(f"**{label}**: {says}")
 
 
 def _decision(detail: VersionDetail) -> None:

@@ -7,7 +7,6 @@ import secrets
 import time
 from typing import Any
 
-import pandas as pd
 import streamlit as st
 
 from ui import counting, session
@@ -16,12 +15,17 @@ from ui.api import ApiError
 from ui.counting import Count
 from ui.run_view import follow
 from ui.show import browser_zone, duration, number, when
+from ui.tables import draw
 
 REQUEST = "training_request_id"
 NOTICE = "training_notice"
 WAIT_SECONDS = 1  # between looks whether the count has ended
 IDLE_SECONDS, ACTIVE_SECONDS = 10, 2
 EXAMPLES = 5  # of redaction, shown at most
+WIDTHS = {
+    "State": 85, "Started": 130, "Took": 95, "By": 75, "Steps": 95, "Loss": 60,
+    "Version": 145, "Error": 165, "Run": 150,
+}  # fmt: skip
 EPOCHS, LEARNING_RATE, RANK = 1.0, 1e-3, 16
 
 
@@ -225,11 +229,7 @@ def _history(runs: list[Run]) -> None:
         }
         for run in ended
     ]
-    st.dataframe(
-        pd.DataFrame(rows),
-        hide_index=True,
-        column_config={"Error": st.column_config.TextColumn(width="large")},
-    )
+    draw(rows, WIDTHS, "Error", alt="Runs that have ended, the newest first")
     failed = next((run for run in ended if run.state == "failed"), None)
     if failed is not None and failed is ended[0]:
         st.error("The last run failed.")
