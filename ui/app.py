@@ -8,6 +8,7 @@ import streamlit as st
 from ui import session
 from ui.answers import Overview
 from ui.api import ApiError
+from ui.run_words import doing, share_of, steps_of
 from ui.show import duration, escaped
 from ui.vault import TICKET_HEADER
 
@@ -128,10 +129,10 @@ def _show_state(overview: Overview) -> None:
     run = overview.active_run
     if run is None:
         return
-    st.caption(f"Training run: {escaped(run.phase or run.state)}")
-    share = run.step / run.total_steps if run.total_steps else 0.0
+    st.caption("Training run")
+    st.text(doing(run))
     left = f", {duration(run.seconds_left)} left" if run.seconds_left is not None else ""
-    st.progress(min(1.0, share), text=f"step {run.step} of {run.total_steps or '?'}{left}")
+    st.progress(share_of(run), text=f"{escaped(steps_of(run))}{left}")
 
 
 def _hand_out_cookie() -> None:

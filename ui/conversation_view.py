@@ -9,6 +9,7 @@ import streamlit as st
 from ui import session
 from ui.answers import ConversationDetail, ConversationHead, Event, Review
 from ui.api import ApiError
+from ui.event_words import line_of
 from ui.review_form import show_review
 from ui.show import STATUS_LABELS, escaped, plural, when
 from ui.trail import Fetch, Trail
@@ -123,10 +124,8 @@ def _event(conversation_id: str, event: Event, review: Review | None) -> None:
         _note(event)
     elif event.type == "rating.given":
         _rating(event)
-    elif event.type == "status.changed":
-        _status(event)
-    else:
-        st.caption(f"{when(event.at)} · {escaped(event.type)}")
+    elif line := line_of(event):
+        st.caption(f"{when(event.at)} · {escaped(line)}")
 
 
 def _message(event: Event) -> None:
@@ -179,10 +178,3 @@ def _rating(event: Event) -> None:
     st.caption(f"{when(event.at)} · the visitor rated {'★' * score}{'☆' * (5 - score)}")
     if comment := event.text_of("comment"):
         st.text(comment)
-
-
-def _status(event: Event) -> None:
-    status = event.text_of("status")
-    parts = [when(event.at), f"now: {STATUS_LABELS.get(status, escaped(status))}"]
-    parts += [escaped(event.text_of(name)) for name in ("reason", "actor") if event.text_of(name)]
-    st.caption(" · ".join(parts))

@@ -9,15 +9,11 @@ import streamlit as st
 from ui import session
 from ui.answers import ProgressItem, Run
 from ui.api import ApiError
+from ui.run_words import doing, share_of, steps_of
 from ui.show import RUN_COLORS, duration, escaped, number, when
 
+WHOLE = alt.Axis(format="d", tickMinStep=1)  # there is no half step
 CURVE_POINTS = 400  # drawn at most; a longer curve is thinned out evenly
-PHASES = {
-    "prepare": "Preparing the data",
-    "train": "Training",
-    "evaluate": "Writing the report",
-    "publish": "Storing the version",
-}
 
 
 @dataclass
@@ -44,12 +40,9 @@ def follow(run: Run) -> None:
     _fetch_new(run, curve)
     with st.container(border=True):
         _headline(run)
-        share = run.step / run.total_steps if run.total_steps else 0.0
-        st.progress(
-            min(1.0, share),
-            text=f"Step {number(run.step)} of {number(run.total_steps) if run.total_steps else '?'}"
-            f" · {share:.0%}",
-        )
+        share = share_of(run)
+        done = f" · {share:.0%}" if run.total_steps else ""
+        st.progress(share, text=f"{escaped(steps_of(run))}{done}")
         _numbers(run)
         _draw(curve)
         if curve.message:
@@ -79,9 +72,8 @@ def _headline(run: Run) -> None:
         elif session.may("admin"):
             with st.popover("Cancel", icon=":material/stop_circle:"):
                 _cancel(run)
-    phase = "Waiting for the trainer" if run.state == "queued" else run.phase
     st.caption(
-        f"{PHASES.get(phase, escaped(phase))} · started by {escaped(run.requested_by)} · "
+        f"{escaped(doing(run))} · started by {escaped(run.requested_by)} · "
         f"{when(run.started_at or run.created_at)}"
     )
 
@@ -114,7 +106,7 @@ def _draw(curve: Curve) -> None:
     thin = max(1, len(curve.points) // CURVE_POINTS)
     frame = pd.DataFrame(curve.points[::thin], columns=["step", "loss"])
     frame["smooth"] = frame["loss"].ewm(span=8).mean()
-    base = alt.Chart(frame).encode(x=alt.X("step:Q", title="Step"))
+    base = alt.Chart(frame).encode(x=alt.X("step:Q", title="Step", axis=WHOLE))
     scale = alt.Scale(zero=False)
     raw = base.mark_line(opacity=0.3, color="#0f766e").encode(
         y=alt.Y("loss:Q", title="Loss", scale=scale), tooltip=["step", "loss"]

@@ -25,6 +25,7 @@ def test_the_list_is_paged(console: Console) -> None:
 
 def test_every_filter_reaches_the_server(console: Console, world: World) -> None:
     at = console()
+    assert at.text_input(key="filter_site").placeholder == "Any"
     at.text_input(key="filter_search").input("fern")
     at.text_input(key="filter_site").input("demo")
     at.selectbox(key="filter_status").select("closed")

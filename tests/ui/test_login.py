@@ -101,7 +101,7 @@ def test_the_sidebar_shows_what_is_live_and_what_runs(console: Console, world: W
     at = console()
     assert "v2" in [text.value for text in at.sidebar.text]
     assert "1 waiting for a person" in "".join(m.value for m in at.sidebar.markdown)
-    assert "step 30 of 120" in at.sidebar.get("progress")[0].text
+    assert "Step 30 of 120" in at.sidebar.get("progress")[0].text
 
 
 def test_the_sidebar_survives_a_server_that_goes_away(
