@@ -235,5 +235,6 @@ def test_who_hurries_starts_without_the_count(console: Console, world: World) ->
 
 
 def test_a_run_that_never_took_a_step_has_no_steps(console: Console, world: World) -> None:
+    world.begin_run(steps=10).update(state="cancelled", ended_at=NOW + 1000)
     world.begin_run(total=0).update(state="cancelled", ended_at=NOW + 1000)
-    assert list(console("training").dataframe[-1].value["Steps"]) == ["–"]
+    assert list(console("training").dataframe[-1].value["Steps"]) == ["–", "10 of 120"]
