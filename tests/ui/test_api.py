@@ -58,12 +58,12 @@ def test_an_error_without_an_explanation_is_still_one(body: bytes) -> None:
 
 def test_an_answer_of_another_shape_is_said_to_be_one() -> None:
     with pytest.raises(ApiError, match="same version") as caught:
-        client(lambda _: httpx.Response(200, json={"live": "v1"})).versions()
+        client(lambda _: httpx.Response(200, json={"live": "v1", "rollback_to": None})).versions()
     assert "items" in caught.value.message
 
 
 def test_an_unknown_field_is_no_error() -> None:
-    body = {"live": None, "items": [], "new_in_a_later_version": 1}
+    body = {"live": None, "rollback_to": None, "items": [], "new_in_a_later_version": 1}
     assert client(lambda _: httpx.Response(200, json=body)).versions().items == []
 
 
