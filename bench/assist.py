@@ -3,9 +3,9 @@ as it really went: how often is the real reply among them, word for word (exact)
 (the nearest template of ``star-responses.json``), template and custom turns apart; and how long
 until the first.
 
-    python bench/assist.py [--every N]                      retrieval alone: no model
-    python bench/assist.py --data-dir D --version V         past replies and the version's model
-    python bench/assist.py --data-dir D --version base      ... and the bare base model
+    python -m bench.assist [--every N]                        retrieval alone: no model
+    python -m bench.assist --data-dir D --version V         past replies and the version's model
+    python -m bench.assist --data-dir D --version base      ... and the bare base model
 
 Reads ``star-train.jsonl.gz`` (what is retrieved from) and ``star-val.jsonl.gz`` from
 FRONTDESK_TEST_DATA, by default ../shared/data. The last line is JSON.

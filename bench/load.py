@@ -23,7 +23,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from bench.http import post
+from bench.http_reader import post
 
 SYSTEM = (
     "You are a friendly customer service assistant. Be short and precise. Answer questions about "
