@@ -60,7 +60,7 @@ class ExportList(Answer):
     items: list[ExportAnswer]
 
 
-@router.post("", status_code=status.HTTP_201_CREATED)
+@router.post("", status_code=status.HTTP_201_CREATED, responses={200: {"model": ExportAnswer}})
 def start(user: Admin, stores: Stores, body: ExportBody, response: Response) -> ExportAnswer:
     """201; 200 when this ``request_id`` asked for it before. It is written in the background, from
     what is recorded."""

@@ -197,7 +197,7 @@ def list_holds(_: Admin, stores: Stores) -> HoldList:
     return HoldList(items=[HoldAnswer.model_validate(row) for row in rows])
 
 
-@router.post("/holds", status_code=status.HTTP_201_CREATED)
+@router.post("/holds", status_code=status.HTTP_201_CREATED, responses={200: {"model": HoldAnswer}})
 def place(user: Admin, stores: Stores, body: HoldBody, response: Response) -> HoldAnswer:
     """201; 200 with the hold in force when there is one already."""
     person = Person(body.site, body.visitor)

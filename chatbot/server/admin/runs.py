@@ -69,7 +69,7 @@ class ProgressAnswer(Answer):
     state: str
 
 
-@router.post("", status_code=status.HTTP_201_CREATED)
+@router.post("", status_code=status.HTTP_201_CREATED, responses={200: {"model": RunAnswer}})
 def start(user: Admin, stores: Stores, body: RunBody, response: Response) -> RunAnswer:
     """201; 200 when this ``request_id`` began it before; 409 ``run_active`` with ``run_id`` while
     another run is active."""

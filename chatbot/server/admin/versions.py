@@ -98,7 +98,11 @@ def one_version(_: Agent, stores: Stores, version_id: str) -> VersionDetail:
     )
 
 
-@router.get("/{version_id}/report.html", response_class=HTMLResponse)
+@router.get(
+    "/{version_id}/report.html",
+    response_model=None,
+    responses={200: {"content": {"text/html": {}}}},
+)
 def report_page(_: Agent, stores: Stores, version_id: str) -> HTMLResponse:
     path = stores.versions.report_page(version_id)
     try:

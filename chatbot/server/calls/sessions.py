@@ -34,7 +34,7 @@ def room_of(request: Request) -> Room:
     return room
 
 
-@router.post("", status_code=status.HTTP_201_CREATED)
+@router.post("", status_code=status.HTTP_201_CREATED, responses={200: {"model": dict[str, Any]}})
 async def begin(request: Request, response: Response, who: Who, body: CallBegin) -> dict[str, Any]:
     """Begin a call; the same ``call_id`` of the site again: 200 and the same call, as it is."""
     room = room_of(request)
