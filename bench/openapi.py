@@ -55,6 +55,8 @@ async def _generate(product: Product, options: argparse.Namespace) -> tuple[int,
         *(options.schemathesis, "run", f"{product.url}/openapi.json"),
         *("--header", f"Authorization: Bearer {product.token}"),
         *("--checks", ",".join(CHECKS), "--continue-on-failure", "--no-color"),
+        # counting what training would use reads all of it the first time
+        *("--request-timeout", "120"),
         *("--max-examples", str(options.examples), "--max-time", str(options.seconds)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
