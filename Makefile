@@ -25,9 +25,9 @@ check: .make/dev  ## lint, format, types, import arrows
 	$(BIN)/pytest -q -p no:cacheprovider tests/test_arrows.py
 
 # Two processes wait for the clock and for each other, and a slow machine may let a deadline pass:
-# a test that fails is tried once more, and the output says RERUN.
+# a test that fails is tried twice more, and the output names it with RERUN.
 test: .make/dev .make/browser  ## the tests, in less than 15 minutes on two cores
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --reruns 1
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --reruns 2 -rR
 
 format: .make/dev  ## mend what lint and format can mend
 	$(BIN)/ruff check --fix .

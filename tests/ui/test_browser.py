@@ -131,5 +131,5 @@ async def test_a_curve_moves_by_itself_and_a_double_click_makes_one_run(
         await page.get_by_text("Step 31 of 120").first.wait_for()
         run.update(state="completed", version_id="v5", ended_at=run["started_at"] + 1000)
         await page.get_by_role("button", name="Start training").dblclick()
-        await page.get_by_text("Waiting for the trainer").wait_for()
+        await page.get_by_text("Waiting for the trainer · started by").wait_for()
         assert [run["state"] for run in world.runs] == ["queued", "completed"]
