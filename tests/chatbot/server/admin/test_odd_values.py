@@ -5,7 +5,11 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import text
 
+from chatbot.errors import InputError
+from chatbot.record.database import Database
+from chatbot.services import Services
 from tests.chatbot.server.admin.conftest import Client
 
 HUGE = 10**19  # beyond 64 bits
@@ -14,7 +18,6 @@ HUGE = 10**19  # beyond 64 bits
 @pytest.mark.parametrize(
     ("path", "query"),
     [
-        ("/training/runs/run-1/progress", {"after": HUGE}),
         ("/conversations", {"cursor": f"{HUGE}:c-1"}),
         ("/audit", {"cursor": str(HUGE)}),
         ("/conversations", {"limit": HUGE}),
@@ -32,6 +35,19 @@ async def test_a_value_that_does_not_fit_is_refused(
     assert answer.status_code in (200, 404, 422), answer.text
     if answer.status_code == 422:
         assert answer.json()["error"]["code"] in ("bad_request", "refused")
+
+
+async def test_lines_after_one_beyond_any_number_are_refused(
+    client: Client, services: Services
+) -> None:
+    run, _ = services.runs.create("r-1", "ada", {})
+    answer = await client("admin").get(f"/training/runs/{run.id}/progress", params={"after": HUGE})
+    assert answer.status_code == 422, answer.text
+
+
+def test_what_the_database_cannot_hold_is_the_callers_mistake(database: Database) -> None:
+    with pytest.raises(InputError, match="does not fit"), database.session() as session:
+        session.execute(text("SELECT CAST(:value AS BIGINT)"), {"value": HUGE**2})
 
 
 async def test_every_number_that_is_kept_fits(admin: httpx.AsyncClient) -> None:
