@@ -10,7 +10,7 @@ from ui import session
 from ui.answers import ProgressItem, Run
 from ui.api import ApiError
 from ui.run_words import doing, share_of, steps_of
-from ui.show import RUN_COLORS, duration, escaped, number, when
+from ui.show import ACCENT, RUN_COLORS, duration, escaped, number, when
 
 WHOLE = alt.Axis(format="d", tickMinStep=1)  # there is no half step
 CURVE_POINTS = 400  # drawn at most; a longer curve is thinned out evenly
@@ -108,12 +108,10 @@ def _draw(curve: Curve) -> None:
     frame["smooth"] = frame["loss"].ewm(span=8).mean()
     base = alt.Chart(frame).encode(x=alt.X("step:Q", title="Step", axis=WHOLE))
     scale = alt.Scale(zero=False)
-    raw = base.mark_line(opacity=0.3, color="#0f766e").encode(
+    raw = base.mark_line(opacity=0.3, color=ACCENT).encode(
         y=alt.Y("loss:Q", title="Loss", scale=scale), tooltip=["step", "loss"]
     )
-    smooth = base.mark_line(color="#0f766e", strokeWidth=2.5).encode(
-        y=alt.Y("smooth:Q", title="Loss")
-    )
+    smooth = base.mark_line(color=ACCENT, strokeWidth=2.5).encode(y=alt.Y("smooth:Q", title="Loss"))
     st.altair_chart(
         (raw + smooth).properties(height=240), key="training_loss", alt="Loss by training step"
     )

@@ -13,23 +13,29 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit.starlette import App
 
+from ui.show import ACCENT
 from ui.vault import COOKIE, TICKET_HEADER, open_vault
 
 SCRIPT = Path(__file__).with_name("app.py")
 
-# Colours and widths of the console; Streamlit looks for a config.toml in the current directory
-# only, so they are given here.
+# Colours and widths of the console, for browsers that ask for light and for dark; Streamlit looks
+# for a config.toml in the current directory only, so they are given here.
 THEME: dict[str, Any] = {
-    "theme.base": "light",
-    "theme.primaryColor": "#0f766e",
-    "theme.backgroundColor": "#ffffff",
-    "theme.secondaryBackgroundColor": "#f4f6f5",
-    "theme.textColor": "#1c2927",
-    "theme.borderColor": "#d9e0de",
+    "theme.primaryColor": ACCENT,
     "theme.baseRadius": "0.5rem",
     "theme.showWidgetBorder": True,
-    "theme.sidebar.backgroundColor": "#eef3f1",
-    "theme.sidebar.secondaryBackgroundColor": "#ffffff",
+    "theme.light.backgroundColor": "#ffffff",
+    "theme.light.secondaryBackgroundColor": "#f4f6f5",
+    "theme.light.textColor": "#1c2927",
+    "theme.light.borderColor": "#d9e0de",
+    "theme.light.sidebar.backgroundColor": "#eef3f1",
+    "theme.light.sidebar.secondaryBackgroundColor": "#ffffff",
+    "theme.dark.backgroundColor": "#101716",
+    "theme.dark.secondaryBackgroundColor": "#1b2523",
+    "theme.dark.textColor": "#e6eeec",
+    "theme.dark.borderColor": "#34423f",
+    "theme.dark.sidebar.backgroundColor": "#172120",
+    "theme.dark.sidebar.secondaryBackgroundColor": "#212d2b",
 }
 OPTIONS: dict[str, Any] = {
     **THEME,

@@ -5,6 +5,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import streamlit as st
 
+ACCENT = "#12857a"  # legible on light and on dark, and under white
 STATUS_LABELS = {"bot": "Bot", "waiting": "Waiting", "human": "Person", "closed": "Closed"}
 RUN_COLORS = {
     "queued": "gray",

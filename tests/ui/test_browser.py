@@ -1,12 +1,14 @@
 """The console as a process of its own, in a real browser."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Literal
 
 import httpx
 import pytest
@@ -65,12 +67,12 @@ def _wait_until_healthy(process: "subprocess.Popen[bytes]", url: str) -> None:
 
 
 @asynccontextmanager
-async def browsing() -> AsyncIterator[Page]:
+async def browsing(scheme: Literal["light", "dark"] = "light") -> AsyncIterator[Page]:
     flags = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
     flags += ["--disable-background-networking", "--disable-component-update"]
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=flags)
-        page = await browser.new_page()
+        page = await browser.new_page(color_scheme=scheme)
         page.set_default_timeout(DEADLINE * 1000)
         yield page
         await browser.close()
@@ -133,3 +135,23 @@ async def test_a_curve_moves_by_itself_and_a_double_click_makes_one_run(
         await page.get_by_role("button", name="Start training").dblclick()
         await page.get_by_text("Waiting for the trainer · started by").wait_for()
         assert [run["state"] for run in world.runs] == ["queued", "completed"]
+
+
+COLOURS = """() => {
+  const style = getComputedStyle(document.querySelector('.stApp'));
+  return [style.backgroundColor, style.color];
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_the_console_is_as_light_or_dark_as_the_browser_asks(
+    console_url: str, scheme: Literal["light", "dark"]
+) -> None:
+    async with browsing(scheme) as page:
+        await log_in(page, console_url)
+        await page.get_by_role("button", name="Log out").wait_for()
+        ground, text = (
+            sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in await page.evaluate(COLOURS)
+        )
+        assert (ground > text) is (scheme == "light")
+        assert abs(ground - text) > 500  # of 765
