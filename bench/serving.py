@@ -31,6 +31,7 @@ import asyncio
 import json
 import os
 import platform
+import signal
 import statistics
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -256,6 +257,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
+    # as Ctrl-C: the servers that were started are stopped
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         result = asyncio.run(compare(options))
     except PeerMissing as error:
