@@ -4,10 +4,13 @@ A family differs in its parts, not in its flow, so a model is data: :class:`Deco
 layers, and the flags say what a family has. The rows of a step, decode tokens and prefill chunks
 of any number of sequences, are one flat ``[rows, hidden]`` for every linear layer; only attention
 looks at sequences. Query, key and value projections are one matrix, and so are gate and up.
+
+Linear layers see few different numbers of rows (:func:`rounded`): oneDNN keeps a kernel for each
+shape that came up, megabytes of them where processors multiply in tiles, and makes a new one first.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as functional
@@ -20,6 +23,7 @@ from chatbot.engine.torch.attention import (
     attend_prefill,
 )
 
+GRAIN = 8
 Norm = Callable[[torch.Tensor], torch.Tensor]  # [..., size] -> [..., size]
 
 
@@ -141,22 +145,27 @@ class Decoder:
         hidden = functional.embedding(batch.tokens, self.embedding)  # [rows, hidden]
         if self.position_embedding is not None:
             hidden = hidden + functional.embedding(batch.positions, self.position_embedding)
+        hidden = with_spare_rows(hidden)
+        batch = replace(batch, segments=_to_the_end(batch.segments, batch.tokens, hidden))
         turns = None if self.rope is None else self.rope[:, batch.positions, None]
         for index, layer in enumerate(self.layers):
             hidden = hidden + self._attention(index, layer, hidden, turns, batch, cache)
             hidden = hidden + self._mlp(layer, hidden, batch)
-        return functional.linear(self.final_norm(hidden[batch.sampled]), self.head)
+        sampled = with_spare_rows(hidden[batch.sampled])
+        logits = functional.linear(self.final_norm(sampled), self.head)
+        return logits[: batch.sampled.shape[0]]
 
     def _attention(
         self,
         index: int,
         layer: Layer,
-        hidden: torch.Tensor,  # [rows, hidden]
+        hidden: torch.Tensor,  # [rounded rows, hidden]
         turns: torch.Tensor | None,  # [2, rows, 1, head_dim]
         batch: Batch,
         cache: PagedCache,
     ) -> torch.Tensor:
-        joined = layer.qkv(layer.attention_norm(hidden), batch.segments)
+        rows = batch.tokens.shape[0]
+        joined = layer.qkv(layer.attention_norm(hidden), batch.segments)[:rows]
         joined = joined.view(joined.shape[0], -1, self.head_dim)
         both = self.heads + self.kv_heads
         queries, keys, values = joined.tensor_split((self.heads, both), dim=1)
@@ -168,7 +177,7 @@ class Decoder:
             queries, keys = rotate(joined[:, :both], turns).tensor_split((self.heads,), dim=1)
         cache.write(index, batch.slots, keys, values)
         mixed = attend(queries, batch, cache, index, layer.scale)
-        return layer.out(mixed.reshape(mixed.shape[0], -1), batch.segments)
+        return layer.out(with_spare_rows(mixed.reshape(rows, -1)), batch.segments)
 
     def _mlp(self, layer: Layer, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
         wide = layer.up(layer.mlp_norm(hidden), batch.segments)
@@ -178,6 +187,26 @@ class Decoder:
         else:
             wide = self.activation(wide)
         return layer.down(wide, batch.segments)
+
+
+def rounded(rows: int) -> int:
+    """The number of rows that is computed for so many: powers of two, then multiples of GRAIN."""
+    if rows <= GRAIN:
+        return 1 << (rows - 1).bit_length() if rows else 0
+    return -(-rows // GRAIN) * GRAIN
+
+
+def with_spare_rows(x: torch.Tensor) -> torch.Tensor:
+    """[rows, size] -> [rounded rows, size]; what is added is zero, and nobody looks at it."""
+    spare = rounded(x.shape[0]) - x.shape[0]
+    return functional.pad(x, (0, 0, 0, spare)) if spare else x
+
+
+def _to_the_end(segments: LoraSegments, tokens: torch.Tensor, hidden: torch.Tensor) -> LoraSegments:
+    """A segment that ends with the last row goes on to the end of the spare ones."""
+    if not segments or segments[-1].last != tokens.shape[0]:
+        return segments
+    return (*segments[:-1], replace(segments[-1], last=hidden.shape[0]))
 
 
 def attend(

@@ -10,6 +10,7 @@ import torch
 from transformers import BertConfig, MistralConfig
 
 from chatbot.engine.torch.families import build_decoder
+from chatbot.engine.torch.models import Linear, LoraSegments, rounded
 from chatbot.errors import BaseModelUnavailable, SettingsError
 from tests.chatbot.engine.helpers import (
     CONFIGS,
@@ -115,6 +116,29 @@ async def test_logits_agree_in_one_chunk_and_in_many(name: str) -> None:
                 break
             scheduler.commit(step, [])
         torch.testing.assert_close(logits[0], wanted, atol=2e-4, rtol=2e-4)
+
+
+def test_numbers_of_rows_are_few_and_never_too_small() -> None:
+    assert [rounded(rows) for rows in range(10)] == [0, 1, 2, 4, 4, 8, 8, 8, 8, 16]
+    assert len({rounded(rows) for rows in range(513)}) < 70
+    assert all(rows <= rounded(rows) < 2 * rows + 8 for rows in range(1, 513))
+
+
+async def test_linear_layers_see_few_numbers_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[int] = set()
+    plain = Linear.__call__
+
+    def noting(linear: Linear, x: torch.Tensor, segments: LoraSegments) -> torch.Tensor:
+        seen.add(x.shape[0])
+        return plain(linear, x, segments)
+
+    monkeypatch.setattr(Linear, "__call__", noting)
+    async with running(tiny_model(), prefill_chunk_tokens=32) as engine:
+        lengths = range(1, 40)
+        asked = [request([1 + n % 200 for n in range(size)], max_tokens=3) for size in lengths]
+        await asyncio.gather(*(tokens_of(engine, one) for one in asked))
+    assert seen
+    assert {rounded(rows) for rows in seen} == seen
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones() -> None:
