@@ -51,9 +51,12 @@ def planned(only: list[str], stores: list[str], quick: bool) -> list[Run]:
     return runs
 
 
-async def soak(runs: list[Run], quick: bool, console: Console) -> dict[str, Outcome]:
-    """Run the scenarios one after the other."""
+async def soak(
+    runs: list[Run], quick: bool, console: Console
+) -> tuple[dict[str, Outcome], list[str]]:
+    """Run the scenarios one after the other; what they found, and which of them broke down."""
     outcomes: dict[str, Outcome] = {}
+    broken: list[str] = []
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with nursery() as made, Progress(*columns, console=console) as bars:
         for name, store in runs:
@@ -67,11 +70,17 @@ async def soak(runs: list[Run], quick: bool, console: Console) -> dict[str, Outc
                     scenario.quick if quick else scenario.times,
                     progress=lambda share, bar=bar: bars.update(bar, completed=share),  # type: ignore[misc]
                 )
-                outcomes[f"{name}/{store}"] = outcome = await scenario.run(setting)
+                try:
+                    outcome = await scenario.run(setting)
+                except Exception:  # what the others found is not lost with it
+                    bars.console.print_exception()
+                    broken.append(f"{name}/{store}")
+                    continue
+            outcomes[f"{name}/{store}"] = outcome
             bars.update(bar, completed=1.0)
-            if not outcome.clean:
-                bars.console.print(f"[red]{name} on {store}: {outcome.as_dict()}[/]")
-    return outcomes
+            colour = "green" if outcome.clean else "red"
+            bars.console.print(f"[{colour}]{name} on {store}: {outcome.as_dict()}[/]")
+    return outcomes, broken
 
 
 @contextmanager
@@ -134,13 +143,14 @@ def main() -> None:
     runs = planned(options.only, options.store, options.quick)
     if redis_binary() is None and any(store != "valkey" for _, store in runs):
         sys.exit("a soak needs a redis-server: install Debian's, or choose --store valkey")
-    outcomes = asyncio.run(soak(runs, options.quick, console))
+    outcomes, broken = asyncio.run(soak(runs, options.quick, console))
     console.print(as_table(outcomes))
     result = {
         "quick": options.quick,
         "scenarios": {name: outcome.as_dict() for name, outcome in outcomes.items()},
         "total": total(outcomes),
-        "clean": all(outcome.clean for outcome in outcomes.values()),
+        "broken": broken,
+        "clean": not broken and all(outcome.clean for outcome in outcomes.values()),
     }
     print(json.dumps(result))
     if not result["clean"]:

@@ -207,7 +207,7 @@ class ChatClient:
             began = loop.time()
             try:
                 code = await self._one_socket()
-            except _UNREACHABLE:
+            except (*_UNREACHABLE, ConnectionClosed):  # gone before hello, or never there
                 code = _NO_CLOSE_FRAME
             except Exception as error:
                 await self._updates.put(error)

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from websockets.asyncio.client import ClientConnection, connect
 
 from chatbot.client import Backoff, ChatClient
 from chatbot.client_state import (
@@ -155,6 +157,27 @@ async def test_what_is_written_while_the_server_restarts_arrives(
             await _until(client, Accepted)
     finally:
         await client.__aexit__()
+
+
+async def test_a_connection_that_is_gone_before_hello_is_made_again(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuts = 0
+
+    @asynccontextmanager
+    async def cut_once(*arguments: Any, **options: Any) -> AsyncIterator[ClientConnection]:
+        nonlocal cuts
+        async with connect(*arguments, **options) as socket:
+            cuts += 1
+            if cuts == 1:
+                socket.transport.abort()
+                await socket.wait_closed()
+            yield socket
+
+    monkeypatch.setattr("chatbot.client.connect", cut_once)
+    async with _client(server) as client:
+        assert (await _until(client, Disconnected)).code == 1006
+        await _until(client, Connected)
 
 
 async def test_a_later_client_continues(server: Running) -> None:
