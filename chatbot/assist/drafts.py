@@ -13,7 +13,7 @@ from chatbot.assist.retrieval import Match
 
 Source = Literal["model", "past"]
 MOST = 3
-ALIKE = 0.8  # share of their words (Jaccard) from which on two drafts say the same thing
+ALIKE = 0.7  # share of their words (Jaccard) from which on two drafts say the same thing
 _WORD = re.compile(r"\w+")
 
 

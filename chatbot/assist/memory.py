@@ -67,7 +67,7 @@ class Memory:
     async def hints(self, version: str, situation: Situation) -> list[Hint]:
         """What past agents did next in the closest moments, whatever they had looked up."""
         self._keep_fresh(version)
-        asked = replace(situation, tool=ANY)
+        asked = replace(situation, tool=ANY, looked_up=ANY)
         return await asyncio.to_thread(lambda: hints_of(_near(self._indexes(version), asked)))
 
     def _indexes(self, version: str) -> list[ReplyIndex]:

@@ -30,7 +30,7 @@ log = structlog.get_logger()
 TAKE_SECONDS = 1.0
 PAUSE_SECONDS = 1.0  # when the store is away
 FLUSH_SECONDS = 0.1  # between two looks of the agent at a growing draft
-CANDIDATES = 12  # past replies that are ranked
+CANDIDATES = 60  # past replies that are ranked
 
 
 class Assistant:
