@@ -7,9 +7,6 @@ afterwards get the merged one. A reply keeps to what it began with: nothing chan
 """
 
 import asyncio
-import os
-import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,7 +21,6 @@ from chatbot.engine.torch.models import Decoder
 
 log = structlog.get_logger(__name__)
 LARGEST = 65504.0  # of float16; NaN is not below it either
-NICENESS = 19  # of the thread that merges
 LoadDecoder = Callable[[], tuple[Decoder, object]]  # float32 weights, transformers' configuration
 
 
@@ -104,10 +100,7 @@ class Merger:
         self.look()
 
     def _work(self, adapter: LoraAdapter, uid: str) -> None:
-        # replies go on beside it: one thread, which yields to theirs
-        torch.set_num_threads(1)
-        if sys.platform == "linux":  # elsewhere threads have no niceness of their own
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        torch.set_num_threads(1)  # of this thread: replies go on beside it
         decoder, config = self._load()
         self._runner.merge(uid, merged_model(adapter, decoder, config, self._base))
 
