@@ -29,9 +29,9 @@ from chatbot.assist.drafts import MOST, Draft, Written, rank
 from chatbot.assist.retrieval import Match, ReplyIndex, examples_of, situation_of, vote
 from chatbot.engine.interface import Chunk, Engine, GenerationRequest, SamplingParams
 from chatbot.prompt import ChatMessage, encode_prompt
+from chatbot.worker.assist import CANDIDATES
 
 DATA = Path(os.environ.get("FRONTDESK_TEST_DATA", "../shared/data"))
-CANDIDATES = 12  # as chatbot/worker/assist.py
 REPLY_TOKENS = 96
 TOGETHER = 8  # turns whose replies are written at once
 KINDS = ("template", "custom")

@@ -1,6 +1,7 @@
 """Frontdesk itself: `frontdesk up` in a data directory of its own, through its whole API."""
 
 import asyncio
+import json
 import os
 import shutil
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from bench.peers import Endpoint, Engine, PeerMissing
 from bench.peers.processes import answering
 from bench.product import CACHE, free_port, running_product
-from chatbot.manifest import ADAPTER
+from chatbot.manifest import ADAPTER, MANIFEST
 
 MERGE_SECONDS = 15.0  # a version that was just loaded is merged in the background
 
@@ -27,11 +28,11 @@ async def ours(
     Raises:
         PeerMissing: the runtime is not installed.
     """
-    runtime = _installed(runtime)
+    runtime = installed_runtime(runtime)
     with tempfile.TemporaryDirectory(prefix="frontdesk-bench-") as folder:
         data_dir = Path(folder)
         if version is not None:
-            _install(data_dir, version)
+            install_version(data_dir, version)
         chosen = {"FRONTDESK_LOG_LEVEL": "warning", "FRONTDESK_ENGINE": runtime, **settings}
         environment = {**os.environ, **chosen}
         async with running_product(data_dir, free_port(), environment=environment) as product:
@@ -45,7 +46,7 @@ async def ours(
             yield Engine(name, server.load, score, product.pid)
 
 
-def _installed(runtime: str) -> str:
+def installed_runtime(runtime: str) -> str:
     """The runtime by name; raises PeerMissing."""
     import importlib.util
 
@@ -57,14 +58,18 @@ def _installed(runtime: str) -> str:
     return runtime
 
 
-def _install(data_dir: Path, version: Path) -> None:
-    """Have a version in a fresh data directory, and live."""
+def install_version(data_dir: Path, version: Path) -> None:
+    """Have a version in a fresh data directory, and live; with its run, where it is at hand."""
     from chatbot.bootstrap import artifacts_dir, open_database, open_versions
     from chatbot.settings import load_settings
 
     settings = load_settings(data_dir=data_dir)
     target = artifacts_dir(settings) / "versions" / version.name
     shutil.copytree(version, target)
+    manifest = json.loads((version / MANIFEST).read_text(encoding="utf-8"))
+    run = version.parents[2] / "runs" / str(manifest.get("run_id"))
+    if run.is_dir():  # past replies are retrieved from it
+        shutil.copytree(run, data_dir / "runs" / run.name)
     database = open_database(settings)
     try:
         registry = open_versions(settings, database)
