@@ -303,6 +303,7 @@ function scheduleTick() {
 function send(text) {
   if (!text.trim()) return;
   session.send(text);
+  alert = null;
   show();
   messages.toEnd();
 }

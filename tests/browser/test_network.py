@@ -99,6 +99,7 @@ async def test_a_message_that_is_too_long_stays_in_the_field(stage: Stage) -> No
     await expect(length).to_have_text("8,000 of at most 8,000 characters")
     await chat.text.press("Enter")
     await expect(length).to_be_hidden()
+    await expect(chat.banner).to_be_hidden(timeout=2000)  # it said so of another text
     stage.release(len(PIECES))
     await expect(chat.replies).to_have_count(1)
     assert await stage.texts() == ["🌿" * 8_000]
