@@ -14,9 +14,13 @@ import httpx
 import pytest
 from playwright.async_api import Page, async_playwright
 
+from tests.browser.payloads import PAYLOADS
 from tests.ui.fake_api import PASSWORD, SCRIPT, World, add_conversation, build, populate, serving
 
 pytestmark = pytest.mark.browser
+CORPUS = "\n\n".join(PAYLOADS)
+# white space is shown otherwise, and a NUL not at all
+PLAIN = [text for text in PAYLOADS if text.isprintable() and text == " ".join(text.split())]
 COMMAND = "import typer; from ui.cli import console; typer.run(console)"
 DEADLINE = 30.0  # seconds, on a busy machine
 
@@ -25,6 +29,7 @@ DEADLINE = 30.0  # seconds, on a busy machine
 def shared_world() -> World:
     world = populate(World())
     add_conversation(world, "evil", SCRIPT, reply=SCRIPT)
+    add_conversation(world, "corpus", CORPUS, reply=CORPUS, visitor=PAYLOADS[1], agent=PAYLOADS[1])
     return world
 
 
@@ -119,6 +124,23 @@ async def test_scripts_of_visitors_models_and_reports_do_not_run(
         await inner.get_by_text("Report of v4").wait_for()
         for frame in page.frames:
             assert await frame.evaluate("window.hacked") is None
+
+
+async def test_no_payload_of_the_corpus_becomes_anything_but_text(console_url: str) -> None:
+    """Canaries are fetched from canary.example, or set as ``window.canary``."""
+    async with browsing() as page:
+        fetched: list[str] = []
+        page.on("request", lambda asked: fetched.append(asked.url))
+        await log_in(page, console_url)
+        await page.get_by_role("button", name="Log out").wait_for()  # and the list is there
+        await page.goto(f"{console_url}/?conversation=corpus")
+        said = page.get_by_test_id("stChatMessage")
+        await said.nth(1).wait_for()
+        for text in await said.all_inner_texts():
+            assert [payload for payload in PLAIN if payload not in text] == []
+        for frame in page.frames:
+            assert not await frame.evaluate("'canary' in window")
+        assert [url for url in fetched if "canary" in url] == []
 
 
 async def test_a_curve_moves_by_itself_and_a_double_click_makes_one_run(
