@@ -27,12 +27,12 @@ _WORD = re.compile(r"\w+|[?!]")
 # how much a field counts in the likeness of two situations (measured: docs/lab-book.md)
 WEIGHTS = {
     "user": 1.0,
-    "agent": 1.0,
-    "tool": 0.8,
+    "agent": 0.8,
+    "tool": 1.2,
     "system": 1.0,
     "looked_up": 0.8,
-    "before": 0.5,
-    "place": 0.5,
+    "before": 0.3,
+    "place": 0.3,
 }
 PAIRED = frozenset({"user", "agent"})  # fields in which the order of words counts
 MOST_PLACES = 12
