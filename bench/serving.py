@@ -255,10 +255,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parsed
 
 
+def _interrupt(*_: object) -> None:
+    """SIGTERM as Ctrl-C: the servers that were started are stopped. (Not by raising SIGINT, which
+    a program that a script started in the background ignores.)"""
+    raise KeyboardInterrupt
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    # as Ctrl-C: the servers that were started are stopped
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         result = asyncio.run(compare(options))
     except PeerMissing as error:
