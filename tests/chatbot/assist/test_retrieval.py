@@ -115,10 +115,10 @@ def test_a_term_tells_as_much_as_it_changes_what_is_likely() -> None:
 
 
 def test_a_word_that_tells_of_the_reply_weighs_more_than_a_rare_name() -> None:
-    filler = [example(f"refund please, I am N{n}", "Which order?") for n in range(20)]
-    filler += [example(f"cancel please, I am M{n}", "Which booking?") for n in range(20)]
-    index = ReplyIndex([*filler, example("cancel please, I am Zed", "Which booking?")])
-    best = vote(index.nearest(Situation("refund please, I am Zed", "", "", "")))[0]
+    often = [example(f"refund N{n}", "Which order?") for n in range(200)]
+    often += [example(f"cancel M{n}", "Which booking?") for n in range(200)]
+    index = ReplyIndex([*often, example("cancel Zed", "Which booking?")])
+    (_, best), *_ = index.nearest(Situation("refund Zed", "", "", ""))
     assert best.reply == "Which order?"
 
 
