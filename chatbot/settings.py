@@ -182,6 +182,11 @@ class Settings(BaseSettings):
         description="Versions that the openvino runtime adds to weights of their own, in the "
         "background: faster, for the memory of the base model each. Others run beside the base.",
     )
+    openvino_weights: Literal["auto", "int8", "bfloat16"] = Field(
+        "auto",
+        description="Weights of the openvino runtime in memory. auto: bfloat16 where the processor "
+        "multiplies it in tiles (AMX), faster there for twice the memory; else int8.",
+    )
     prefill_stretch: float = Field(
         1.5,
         ge=0,

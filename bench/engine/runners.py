@@ -60,9 +60,8 @@ def _openvino(
     data_dir: Path, adapter: Path | None, cache_tokens: int, dtype: str, merged: bool
 ) -> Scorer:
     from chatbot.engine.openvino.engine import skeleton
-    from chatbot.engine.openvino.export import load_or_export
+    from chatbot.engine.openvino.export import load_or_export, merged_model
     from chatbot.engine.openvino.graph import BLOCK_SIZE as OPENVINO_BLOCK
-    from chatbot.engine.openvino.merging import merged_model
     from chatbot.engine.openvino.runner import OpenVinoRunner
 
     source = base_directory(BUILT_IN, data_dir)

@@ -3,20 +3,20 @@ OpenVINO's CPU kernels (see docs/decisions/0009-openvino.md for why not OpenVINO
 """
 
 import functools
-from pathlib import Path
 
 import structlog
 import torch
 
 from chatbot.base_models import base_directory, load_base, load_tokenizer
-from chatbot.engine.openvino.export import Exported, load_or_export
+from chatbot.engine.openvino.export import Exported, load_or_export, merged_model
 from chatbot.engine.openvino.graph import BLOCK_SIZE, SITES
-from chatbot.engine.openvino.merging import Merger
 from chatbot.engine.openvino.runner import OpenVinoRunner
+from chatbot.engine.torch.adapters import LoraAdapter
 from chatbot.engine.torch.blocks import BlockManager
 from chatbot.engine.torch.draft_policy import DraftPolicy
 from chatbot.engine.torch.engine import TorchEngine
 from chatbot.engine.torch.families import build_decoder
+from chatbot.engine.torch.merging import Merger
 from chatbot.engine.torch.models import Decoder, Layer, Linear
 from chatbot.errors import BaseModelUnavailable, SettingsError
 from chatbot.settings import Settings
@@ -42,6 +42,7 @@ class OpenVinoEngine(TorchEngine):
                 f"FRONTDESK_PREFILL_CHUNK_TOKENS={settings.prefill_chunk_tokens}: the openvino "
                 f"engine needs at least {BLOCK_SIZE}"
             )
+        self._base: Exported
         super().__init__(settings, load_base, draft_policy=draft_policy)
 
     def _load(self) -> None:
@@ -63,7 +64,9 @@ class OpenVinoEngine(TorchEngine):
         total = settings.kv_cache_tokens // BLOCK_SIZE
         self._max_context = min(model.context, total * BLOCK_SIZE)
         try:
-            runner = OpenVinoRunner(model, total, settings.dtype, settings.engine_threads)
+            runner = OpenVinoRunner(
+                model, total, settings.dtype, settings.engine_threads, settings.openvino_weights
+            )
         except (RuntimeError, MemoryError) as error:
             raise BaseModelUnavailable(
                 f"OpenVINO cannot load {settings.base_model} with a cache of "
@@ -73,40 +76,25 @@ class OpenVinoEngine(TorchEngine):
         self._runner = runner
         # asked for by name, float32 is the reference: nothing is rounded once more
         most = 0 if settings.dtype == "float32" else settings.merged_versions
-        self._merger = Merger(self._adapters, runner, self._exact_weights, model, most)
+        self._base = model
+        self._merger = Merger(self._adapters, runner, self._merged, most)
         self._scheduler = self._make_scheduler(BlockManager(total, BLOCK_SIZE))
         log.info(
             "engine loaded",
             model=settings.base_model,
             runtime="openvino",
             precision=runner.precision,
-            weights="int8",
+            weights=runner.weights,
             cache_bytes=runner.cache_bytes,
             max_context=self._max_context,
         )
 
-    def _exact_weights(self) -> tuple[Decoder, object]:
+    def _merged(self, adapter: LoraAdapter) -> Exported:
         settings = self._settings
         model, _ = load_base(settings.base_model, settings.data_dir, torch.float32)
         config = model.config
-        return build_decoder(model, settings.max_context_tokens, frozenset()), config
-
-    async def load_adapter(self, name: str, directory: Path) -> None:
-        await super().load_adapter(name, directory)
-        self._merger.look()
-
-    async def drop_adapter(self, name: str) -> None:
-        adapter = self._adapters.get(name)
-        await super().drop_adapter(name)
-        if adapter is not None:
-            before = self._merger.forget(name, adapter)
-            if before is not None:
-                await self._unused(before)
-
-    async def close(self) -> None:
-        if self._thread is not None:
-            await self._merger.close()
-        await super().close()
+        decoder = build_decoder(model, settings.max_context_tokens, frozenset())
+        return merged_model(adapter, decoder, config, self._base)
 
 
 def skeleton(model: Exported) -> Decoder:

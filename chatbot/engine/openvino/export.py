@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ from safetensors.numpy import load_file, save_file
 
 from chatbot.base_models import BUILT_IN, load_base
 from chatbot.engine.openvino.graph import SITES, Shape
+from chatbot.engine.torch.adapters import LoraAdapter
 from chatbot.engine.torch.families import build_decoder
+from chatbot.engine.torch.merging import merge_into
 from chatbot.engine.torch.models import Decoder, LayerNorm, RmsNorm
 from chatbot.errors import BaseModelUnavailable
 
@@ -259,3 +261,23 @@ def _load(directory: Path) -> Exported:
         raise BaseModelUnavailable(
             f"{directory} is damaged ({error}): remove it, it is converted again at the next start"
         ) from error
+
+
+# -- with an adapter
+
+
+@torch.inference_mode()
+def merged_model(
+    adapter: LoraAdapter, decoder: Decoder, config: object, base: Exported
+) -> Exported:
+    """The int8 model of the ``decoder``'s exact weights, which are used up by this, with the
+    adapter in them. What the adapter does not touch is ``base``'s, in memory once. Raises
+    ValueError: see :func:`chatbot.engine.torch.merging.merge_into`."""
+    merge_into(decoder, adapter)
+    model = convert(decoder, config, lambda _: None)
+    same = {name: base.weights[name] for name in model.weights if not _adapted(name)}
+    return replace(model, weights=model.weights | same)
+
+
+def _adapted(name: str) -> bool:
+    return name.startswith("layers.") and name.endswith((".codes", ".zero", ".scale"))

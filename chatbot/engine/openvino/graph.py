@@ -3,7 +3,8 @@
 The graph is :meth:`chatbot.engine.torch.models.Decoder.forward` written in OpenVINO's operators:
 the rows of a step, decode tokens and prefill chunks of any number of sequences, are one flat
 ``[rows, hidden]``, and the plugin's PagedAttention operator alone looks at sequences. Weights are
-uint8 with a scale and a zero point for each output channel, activations float.
+uint8 with a scale and a zero point for each output channel, or the same numbers in bfloat16;
+activations float.
 
 LoRA (arXiv 2106.09685) is part of the graph. Each matrix has two inputs, ``down [in, ranks]`` and
 ``up [ranks, out]``, in which the adapters of the step stand side by side, and a mask
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import openvino as ov
+import torch
 from openvino import opset13 as ops
 from openvino.op import _PagedAttentionExtension
 
@@ -45,17 +47,19 @@ class Shape:
 SITES = ("qkv", "out", "up", "down")  # the matrices of a layer, in the order of their sites
 
 
-def build_graph(shape: Shape, weights: Weights, lora_type: Any) -> ov.Model:
+def build_graph(shape: Shape, weights: Weights, lora_type: Any, wide: bool) -> ov.Model:
     """The model whose inputs are those of a step (see :mod:`chatbot.engine.openvino.runner`).
-    ``lora_type``: element type of the LoRA inputs; None: there are none."""
-    return _Builder(shape, weights, lora_type).build()
+    ``lora_type``: element type of the LoRA inputs; None: there are none. ``wide``: weights in
+    bfloat16."""
+    return _Builder(shape, weights, lora_type, wide).build()
 
 
 class _Builder:
-    def __init__(self, shape: Shape, weights: Weights, lora_type: Any) -> None:
+    def __init__(self, shape: Shape, weights: Weights, lora_type: Any, wide: bool) -> None:
         self.shape = shape
         self.weights = weights
         self.lora_type = lora_type
+        self.wide = wide
         self.parameters: list[Any] = []
 
     # -- inputs and constants
@@ -69,12 +73,22 @@ class _Builder:
         return node
 
     def matrix(self, name: str) -> Any:
-        """The dequantized weight [out, in]; the plugin keeps it as uint8."""
+        """The dequantized weight [out, in]; the plugin keeps it as uint8, or as bfloat16."""
+        if self.wide:
+            return ops.convert(self.widened(name), np.float32)
         codes = ops.constant(self.weights[f"{name}.codes"], shared_memory=True)
         zero = ops.constant(self.weights[f"{name}.zero"], shared_memory=True)
         scale = ops.constant(self.weights[f"{name}.scale"], shared_memory=True)
         centred = ops.subtract(ops.convert(codes, np.float32), ops.convert(zero, np.float32))
         return ops.multiply(centred, scale)
+
+    def widened(self, name: str) -> Any:
+        codes, zero, scale = (self.weights[f"{name}.{part}"] for part in ("codes", "zero", "scale"))
+        exact = (codes.astype(np.float32) - zero.astype(np.float32)) * scale
+        memory = ov.Tensor(ov.Type.bf16, ov.Shape(codes.shape))
+        rounded = torch.from_numpy(exact).to(torch.bfloat16)
+        memory.data.view(np.uint16)[...] = rounded.view(torch.uint16).numpy()
+        return ov.op.Constant(memory, shared_memory=True)
 
     def vector(self, name: str) -> Any:
         return ops.constant(self.weights[name], shared_memory=True)

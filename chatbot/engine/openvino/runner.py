@@ -13,6 +13,7 @@ from chatbot.engine.openvino.export import Exported
 from chatbot.engine.openvino.graph import BLOCK_SIZE, SITES, build_graph
 from chatbot.engine.openvino.lora import LoraBank, LoraBanks, masks
 from chatbot.engine.torch.adapters import LoraAdapter
+from chatbot.engine.torch.runner import by_weights
 from chatbot.engine.torch.sampling import Choice, choose_tokens, plainly_greedy, rows_of, verify
 from chatbot.engine.torch.scheduler import Step, Work
 from chatbot.engine.torch.sequence import Sequence
@@ -20,19 +21,30 @@ from chatbot.engine.torch.sequence import Sequence
 
 class OpenVinoRunner:
     """Runs steps (see :class:`chatbot.engine.torch.runner.Runner`). ``precision``: "float32",
-    "bfloat16" or "auto", which is bfloat16 where the processor computes in it.
+    "bfloat16" or "auto", which is bfloat16 where the processor computes in it. ``weights``: "int8",
+    "bfloat16" or "auto", which is bfloat16 where that is computed in tiles (AMX): there int8
+    weights take longer to widen than twice the bytes take to read.
 
     Rows whose adapter was merged (:meth:`merge`) are computed by a graph of their own, the others
     of a step together, with LoRA; all of them on one cache. So what a row gives does not depend on
     its company.
     """
 
-    def __init__(self, model: Exported, blocks: int, precision: str, threads: int) -> None:
+    def __init__(
+        self,
+        model: Exported,
+        blocks: int,
+        precision: str,
+        threads: int,
+        weights: str = "auto",
+    ) -> None:
         self._core = ov.Core()
         self._kind = _precision(self._core, precision)
-        self._options = _options(self._kind, precision, threads)
+        self._wide = weights == "bfloat16" or (weights == "auto" and _in_tiles(self._kind))
+        self._options = _options(self._kind, precision, threads, self._wide)
         self.precision = self._kind.to_string()
-        graph = build_graph(model.shape, model.weights, self._kind)
+        self.weights = "bfloat16" if self._wide else "int8"
+        graph = build_graph(model.shape, model.weights, self._kind, self._wide)
         compiled = self._core.compile_model(graph, "CPU", self._options)
         self._request = compiled.create_infer_request()
         self._merged: dict[str, Any] = {}  # adapter's uid -> request
@@ -58,7 +70,7 @@ class OpenVinoRunner:
             for cache in self._caches:
                 cache[fresh] = 0
         found: dict[Sequence, Choice] = {}
-        for request, works in self._groups(step.works):
+        for request, works in by_weights(step.works, self._merged, self._request):
             self._compute(request, works, _sampled(works))
             sampling = [work for work in works if work.samples]
             if sampling:
@@ -70,7 +82,7 @@ class OpenVinoRunner:
     def score(self, step: Step) -> torch.Tensor:
         """Compute a step of works with one adapter, and return the logits [rows, vocabulary] of
         every row, for measurements; chooses no token."""
-        ((request, works),) = self._groups(step.works)
+        ((request, works),) = by_weights(step.works, self._merged, self._request)
         self._compute(request, works, list(range(step.rows)))
         return torch.from_numpy(self.logits().copy())
 
@@ -81,26 +93,16 @@ class OpenVinoRunner:
     # -- adapters in the weights
 
     def merge(self, uid: str, model: Exported) -> None:
-        """From now on compute rows of the adapter ``uid`` with ``model``, whose weights have it in
-        them. May be called beside :meth:`run`, by another thread."""
-        graph = build_graph(model.shape, model.weights, None)
+        """See :class:`chatbot.engine.torch.merging.MergingRunner`."""
+        graph = build_graph(model.shape, model.weights, None, self._wide)
         request = self._core.compile_model(graph, "CPU", self._options).create_infer_request()
         _set_all(request, self._tensors)
         self._warm_up(request)
         self._merged[uid] = request
 
     def unmerge(self, uid: str) -> None:
-        """Give the memory back. No row of this adapter may come any more."""
+        """See :class:`chatbot.engine.torch.merging.MergingRunner`."""
         self._merged.pop(uid, None)
-
-    def _groups(self, works: Items[Work]) -> list[tuple[Any, list[Work]]]:
-        """The works of each request that this step needs."""
-        groups: dict[str, list[Work]] = {}
-        for work in works:
-            adapter = work.sequence.adapter
-            uid = adapter.uid if adapter is not None and adapter.uid in self._merged else ""
-            groups.setdefault(uid, []).append(work)
-        return [(self._merged.get(uid, self._request), group) for uid, group in groups.items()]
 
     # -- one inference
 
@@ -208,11 +210,17 @@ def _precision(core: ov.Core, name: str) -> Any:
     return ov.Type.bf16 if name == "bfloat16" else ov.Type.f32
 
 
-def _options(kind: Any, precision: str, threads: int) -> dict[str, Any]:
+def _in_tiles(kind: Any) -> bool:
+    return kind == ov.Type.bf16 and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def _options(kind: Any, precision: str, threads: int, wide: bool) -> dict[str, Any]:
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": kind, "PERFORMANCE_HINT": "LATENCY"}
     if kind == ov.Type.f32:
         # activations quantized to int8 cost more quality than the 1 % that the product allows
         options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = "0"
+    if wide and kind == ov.Type.bf16:  # half the tokens in the memory, and nothing to widen
+        options["KV_CACHE_PRECISION"] = ov.Type.bf16
     if precision == "float32":  # asked for by name: then the cache is exact, too
         options["KV_CACHE_PRECISION"] = ov.Type.f32
     if threads:

@@ -39,3 +39,10 @@ def resolve_dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:
             if found.get(flag):
                 return torch.bfloat16, f"the CPU has {flag}"
     return torch.float32, f"no native bfloat16 found on {device.type}"
+
+
+def use_threads(count: int) -> None:
+    """Have operations of the calling thread, and of no other, use ``count`` OpenMP threads."""
+    torch.set_num_threads(count)
+    # a thread's first look at the number makes it the one that any thread set last; so look now
+    torch.get_num_threads()

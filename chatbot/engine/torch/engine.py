@@ -20,11 +20,12 @@ import torch
 from chatbot.engine.interface import Chunk, EngineStats, GenerationRequest
 from chatbot.engine.torch.adapters import LoraAdapter, load_adapter
 from chatbot.engine.torch.blocks import BLOCK_SIZE, BlockManager
-from chatbot.engine.torch.device import resolve_device, resolve_dtype
+from chatbot.engine.torch.device import resolve_device, resolve_dtype, use_threads
 from chatbot.engine.torch.draft_policy import DraftPolicy
 from chatbot.engine.torch.drafts import ReplyDrafter
 from chatbot.engine.torch.families import build_decoder
-from chatbot.engine.torch.models import Decoder
+from chatbot.engine.torch.merging import Merger, merged_decoder
+from chatbot.engine.torch.models import Decoder, packable
 from chatbot.engine.torch.pace import GRAIN, PrefillPace
 from chatbot.engine.torch.reply import Reply, TorchReplyStream
 from chatbot.engine.torch.runner import Runner, TorchRunner
@@ -69,7 +70,12 @@ class TorchEngine:
             self._drafter = ReplyDrafter(settings.max_draft_tokens, policy)
         self._make_runner = make_runner
         self._load_base = load_base
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="engine-loader")
+        self._threads = settings.engine_threads or torch.get_num_threads()
+        # a second team of OpenMP threads, even an idle one, makes those of the first sleep between
+        # operations; so the engine's thread alone has one
+        self._loader = ThreadPoolExecutor(
+            1, "engine-loader", initializer=use_threads, initargs=(1,)
+        )
         self._adapter_lock = asyncio.Lock()
         self._adapters: dict[str, LoraAdapter] = {}
         self._drops: dict[LoraAdapter, asyncio.Event] = {}
@@ -83,6 +89,7 @@ class TorchEngine:
         self._tokenizer: Tokenizer
         self._scheduler: Scheduler
         self._runner: Runner
+        self._merger: Merger
 
     # -- life
 
@@ -112,6 +119,7 @@ class TorchEngine:
         end_id = self._tokenizer.eos_token_id
         own_end = frozenset() if end_id is None else frozenset((end_id,))
         self._decoder = build_decoder(model, settings.max_context_tokens, own_end)
+        self._decoder.pack()
         total = settings.kv_cache_tokens // BLOCK_SIZE
         self._max_context = min(self._decoder.context, total * BLOCK_SIZE)
         try:
@@ -121,6 +129,7 @@ class TorchEngine:
                 f"no memory on {device} for a cache of {settings.kv_cache_tokens} tokens: lower "
                 "FRONTDESK_KV_CACHE_TOKENS"
             ) from error
+        self._merger = self._make_merger()
         self._scheduler = self._make_scheduler(BlockManager(total))
         log.info(
             "engine loaded",
@@ -130,6 +139,20 @@ class TorchEngine:
             dtype_reason=reason,
             max_context=self._max_context,
         )
+
+    def _make_merger(self) -> Merger:
+        """Merging where it is known to pay: where matrices are laid out for the processor. In
+        float32 the runtime is the reference, and nothing is rounded once more."""
+        most = self._settings.merged_versions if packable(self._decoder.head) else 0
+        runner: Any = self._runner
+        return Merger(self._adapters, runner, self._merged, most)
+
+    def _merged(self, adapter: LoraAdapter) -> Any:
+        """What the runner computes the merged adapter with."""
+        settings = self._settings
+        model, _ = self._load_base(settings.base_model, settings.data_dir, torch.float32, "cpu")
+        exact = build_decoder(model, settings.max_context_tokens, frozenset())
+        return merged_decoder(adapter, exact, self._decoder)
 
     def _make_scheduler(self, blocks: BlockManager) -> Scheduler:
         settings = self._settings
@@ -150,6 +173,7 @@ class TorchEngine:
 
     async def close(self) -> None:
         if self._thread is not None:
+            await self._merger.close()
             with self._changed:
                 self._closing = True
                 self._changed.notify()
@@ -168,11 +192,16 @@ class TorchEngine:
             self._adapters[name] = await self._loop.run_in_executor(
                 self._loader, load_adapter, name, Path(directory), self._decoder
             )
+        self._merger.look()
 
     async def drop_adapter(self, name: str) -> None:
         adapter = self._adapters.pop(name, None)
-        if adapter is not None:
-            await self._unused(adapter)
+        if adapter is None:
+            return
+        await self._unused(adapter)
+        before = self._merger.forget(name, adapter)
+        if before is not None:
+            await self._unused(before)
 
     async def _unused(self, adapter: LoraAdapter) -> None:
         """Wait for the adapter's last request."""
@@ -294,8 +323,7 @@ class TorchEngine:
     # -- the engine's thread
 
     def _run(self) -> None:
-        if self._settings.engine_threads:  # OpenMP keeps this number for each calling thread
-            torch.set_num_threads(self._settings.engine_threads)
+        use_threads(self._threads)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closing or not self._scheduler.idle)

@@ -24,6 +24,7 @@ from chatbot.engine.torch.attention import (
 )
 
 GRAIN = 8
+PACKED_ROWS = 16  # of the products that packed weights are laid out for; others work, too
 Norm = Callable[[torch.Tensor], torch.Tensor]  # [..., size] -> [..., size]
 
 
@@ -36,10 +37,11 @@ class Linear:
     bias: torch.Tensor | None  # [out]
     parts: dict[str, slice]
     site: int = -1
+    packed: torch.Tensor | None = None  # the weight as :func:`packed` lays it out
 
     def __call__(self, x: torch.Tensor, segments: "LoraSegments") -> torch.Tensor:
         """[rows, in] -> [rows, out], with each segment's LoRA delta added."""
-        y = functional.linear(x, self.weight, self.bias)
+        y = product(x, self.weight, self.packed, self.bias)
         for segment in segments:
             delta = segment.deltas[self.site]
             if delta is not None:
@@ -116,6 +118,7 @@ class Decoder:
     position_embedding: torch.Tensor | None = None  # [context, hidden] (GPT-2)
     rope: torch.Tensor | None = None  # [2, context, head_dim]: cosines and sines
     end_ids: frozenset[int] = frozenset()
+    packed_head: torch.Tensor | None = None
     merged: set[str] = field(default_factory=set)  # adapters that are part of the weights
     sites: list[Linear] = field(init=False)  # every Linear; a site is its index
 
@@ -140,6 +143,18 @@ class Decoder:
     def device(self) -> torch.device:
         return self.embedding.device
 
+    def pack(self) -> None:
+        """Lay the matrices out once as the processor multiplies them, where it knows of a layout;
+        else they would be for each product. They take the place of the weights in memory."""
+        if not packable(self.head):
+            return
+        if self.packed_head is None:
+            self.packed_head = packed(self.head)
+            self.head = _shape_of(self.head)
+        for linear in self.sites:
+            linear.packed = packed(linear.weight)
+            linear.weight = _shape_of(linear.weight)
+
     def forward(self, batch: Batch, cache: PagedCache) -> torch.Tensor:
         """Compute the rows, store their keys and values, return logits [samples, vocabulary]."""
         hidden = functional.embedding(batch.tokens, self.embedding)  # [rows, hidden]
@@ -152,7 +167,7 @@ class Decoder:
             hidden = hidden + self._attention(index, layer, hidden, turns, batch, cache)
             hidden = hidden + self._mlp(layer, hidden, batch)
         sampled = with_spare_rows(hidden[batch.sampled])
-        logits = functional.linear(self.final_norm(sampled), self.head)
+        logits = product(self.final_norm(sampled), self.head, self.packed_head)
         return logits[: batch.sampled.shape[0]]
 
     def _attention(
@@ -187,6 +202,39 @@ class Decoder:
         else:
             wide = self.activation(wide)
         return layer.down(wide, batch.segments)
+
+
+def packable(weight: torch.Tensor) -> bool:
+    """Whether oneDNN has a layout of its own for this weight on this machine."""
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype == torch.bfloat16
+        and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    )
+
+
+def packed(weight: torch.Tensor) -> torch.Tensor:
+    """The weight [out, in] in oneDNN's layout, opaque; products are bit for bit the same."""
+    found: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_ROWS)
+    return found
+
+
+def product(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    packed: torch.Tensor | None,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """[rows, in] -> [rows, out]"""
+    if packed is None:
+        return functional.linear(x, weight, bias)
+    y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return y
+
+
+def _shape_of(weight: torch.Tensor) -> torch.Tensor:
+    """Its shape and type, in the memory of one number."""
+    return torch.zeros(1, dtype=weight.dtype).expand(weight.shape)
 
 
 def rounded(rows: int) -> int:

@@ -1,8 +1,9 @@
 """The runner: one step of the scheduler, as tensors. It knows no conversations and no text."""
 
 import itertools
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -10,6 +11,9 @@ from chatbot.engine.torch.attention import DecodeGroup, PagedCache, PrefillChunk
 from chatbot.engine.torch.models import Batch, Decoder, LoraSegment, LoraSegments
 from chatbot.engine.torch.sampling import Choice, choose_tokens, rows_of, verify
 from chatbot.engine.torch.scheduler import Step, Work
+from chatbot.engine.torch.sequence import Sequence
+
+Model = TypeVar("Model")
 
 
 class Runner(Protocol):
@@ -21,10 +25,12 @@ class Runner(Protocol):
 
 
 class TorchRunner:
-    """Runs steps on a decoder and its paged cache."""
+    """Runs steps on a decoder and its paged cache. Rows whose adapter was merged are computed by a
+    decoder of their own, on the same cache."""
 
     def __init__(self, decoder: Decoder, blocks: int, block_size: int) -> None:
         self.decoder = decoder
+        self._merged: dict[str, Decoder] = {}  # adapter's uid -> decoder
         self.cache = PagedCache(
             layers=len(decoder.layers),
             kv_heads=decoder.kv_heads,
@@ -39,15 +45,27 @@ class TorchRunner:
     def run(self, step: Step) -> list[Choice]:
         if step.fresh:
             self.cache.clear(self._tensor(list(step.fresh)))
-        works = _in_rows(step.works)
-        logits = self.decoder.forward(self.build(works), self.cache)
-        rows = rows_of(works)
-        if not rows:
-            return []
-        choices = verify(works, *choose_tokens(logits, rows))
-        sampled = (work.sequence for work in works if work.samples)
-        found = dict(zip(sampled, choices, strict=True))
+        found: dict[Sequence, Choice] = {}
+        for decoder, group in by_weights(step.works, self._merged, self.decoder):
+            works = _in_rows(group)
+            batch = self.build(works)
+            if decoder is not self.decoder:
+                batch = replace(batch, segments=())  # the adapter is in the weights
+            logits = decoder.forward(batch, self.cache)
+            rows = rows_of(works)
+            if rows:
+                choices = verify(works, *choose_tokens(logits, rows))
+                sampled = (work.sequence for work in works if work.samples)
+                found |= zip(sampled, choices, strict=True)
         return [found[work.sequence] for work in step.sampling]
+
+    def merge(self, uid: str, model: Decoder) -> None:
+        """See :class:`chatbot.engine.torch.merging.MergingRunner`."""
+        self._merged[uid] = model
+
+    def unmerge(self, uid: str) -> None:
+        """See :class:`chatbot.engine.torch.merging.MergingRunner`."""
+        self._merged.pop(uid, None)
 
     def build(self, works: list[Work]) -> Batch:
         """The batch of works that :func:`_in_rows` has ordered."""
@@ -88,8 +106,10 @@ class TorchRunner:
         # a query sees what is before it and itself; those that only pad see no more than the last
         seen = [[min(work.start + q + 1, work.stop) for q in range(queries)] for work in works]
         beyond = torch.arange(count * size, device=device) >= self._tensor(seen)[:, :, None]
-        mask = torch.zeros(beyond.shape, device=device).masked_fill_(beyond, -torch.inf)
-        group = DecodeGroup(self._tensor(tables), mask[:, None])
+        mask = torch.zeros(beyond.shape, dtype=self.decoder.dtype, device=device)
+        mask = mask.masked_fill_(beyond, -torch.inf)[:, None]
+        shared = self.decoder.heads // self.decoder.kv_heads
+        group = DecodeGroup(self._tensor(tables), mask.repeat_interleave(shared, dim=2))
         if queries == 1:
             return group
         firsts = [0, *itertools.accumulate(work.rows for work in works)]
@@ -110,12 +130,25 @@ class TorchRunner:
         return torch.tensor(values, dtype=torch.long, device=self.cache.device)
 
 
+def by_weights(
+    works: Iterable[Work], merged: Mapping[str, Model], base: Model
+) -> list[tuple[Model, list[Work]]]:
+    """The works of each model that a step needs: those whose adapter, by uid, has one in
+    ``merged``, and all others together."""
+    groups: dict[str, list[Work]] = {}
+    for work in works:
+        adapter = work.sequence.adapter
+        uid = adapter.uid if adapter is not None and adapter.uid in merged else ""
+        groups.setdefault(uid, []).append(work)
+    return [(merged.get(uid, base), group) for uid, group in groups.items()]
+
+
 def _grouped(work: Work) -> bool:
     """Whether the rows go into the decode group: few of them, each its sequence's last ones."""
     return work.decodes or work.rows == 1
 
 
-def _in_rows(works: tuple[Work, ...]) -> list[Work]:
+def _in_rows(works: Iterable[Work]) -> list[Work]:
     """The decode group first, then chunks; in both those of one adapter side by side."""
 
     def key(work: Work) -> tuple[bool, str]:

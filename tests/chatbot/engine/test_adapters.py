@@ -32,7 +32,6 @@ LLAMA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
 
 def make_adapter(directory: Path, name: str = "llama", seed: int = 1, **options: Any) -> Path:
     """A PEFT adapter with random A and B, large enough to change the output."""
-    torch.manual_seed(seed)
     given = {
         "r": 4,
         "lora_alpha": 8,
@@ -40,6 +39,7 @@ def make_adapter(directory: Path, name: str = "llama", seed: int = 1, **options:
         "fan_in_fan_out": name == "gpt2",
     } | options
     peft = get_peft_model(tiny_model(name), LoraConfig(task_type="CAUSAL_LM", **given))
+    torch.manual_seed(seed)  # after the model, which has a seed of its own
     for key, parameter in peft.named_parameters():
         if "lora_" in key:
             torch.nn.init.normal_(parameter, std=0.3)

@@ -103,6 +103,36 @@ def test_the_graph_computes_what_transformers_does(name: str, chunk: int) -> Non
             assert_close(logits, model(torch.tensor([prompt])).logits[0, -1])
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_weights_in_bfloat16_are_the_int8_ones_rounded(name: str) -> None:
+    export = exported(name)
+    model = rounded(name, export)
+    with torch.no_grad():
+        # vectors and the position embedding stay float32
+        kept = {key for key in model.state_dict() if "ln" in key or "wpe" in key or "bias" in key}
+        for key, parameter in model.named_parameters():
+            if key not in kept and "norm" not in key:
+                parameter.copy_(parameter.bfloat16())
+    runner = OpenVinoRunner(export, 16, "float32", 1, "bfloat16")
+    assert runner.weights == "bfloat16"
+    found = run_prompts(runner, [None] * len(PROMPTS), 32)
+    with torch.inference_mode():
+        for prompt, logits in zip(PROMPTS, found, strict=True):
+            assert_close(logits, model(torch.tensor([prompt])).logits[0, -1])
+
+
+def test_weights_are_wide_by_themselves_only_where_tiles_multiply_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    export = exported("llama")
+    assert OpenVinoRunner(export, 16, "float32", 1).weights == "int8"
+    for tiles in (False, True):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=tiles: {"amx_bf16": has})
+        found = OpenVinoRunner(export, 16, "bfloat16", 1)
+        assert found.weights == ("bfloat16" if tiles else "int8")
+        assert OpenVinoRunner(export, 16, "bfloat16", 1, "int8").weights == "int8"
+
+
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2"])
 def test_adapters_of_any_rank_share_a_step(tmp_path: Path, name: str) -> None:
     export = exported(name)

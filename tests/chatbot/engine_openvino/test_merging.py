@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 pytest.importorskip("openvino", reason="needs the extra: pip install 'frontdesk[openvino]'")
 
 from chatbot.engine.openvino.engine import OpenVinoEngine
-from chatbot.engine.openvino.merging import merged_model
+from chatbot.engine.openvino.export import merged_model
 from chatbot.engine.openvino.runner import OpenVinoRunner
 from chatbot.engine.torch.adapters import load_adapter
 from chatbot.engine.torch.families import build_decoder

@@ -10,39 +10,49 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any, Protocol
 
 import structlog
 import torch
 
-from chatbot.engine.openvino.export import Exported, convert
-from chatbot.engine.openvino.runner import OpenVinoRunner
 from chatbot.engine.torch.adapters import LoraAdapter, merge_adapter
-from chatbot.engine.torch.models import Decoder
+from chatbot.engine.torch.device import use_threads
+from chatbot.engine.torch.models import Decoder, Layer, Linear
 
 log = structlog.get_logger(__name__)
 LARGEST = 65504.0  # of float16; NaN is not below it either
-LoadDecoder = Callable[[], tuple[Decoder, object]]  # float32 weights, transformers' configuration
+
+
+class MergingRunner(Protocol):
+    """What a runner has that computes merged adapters."""
+
+    def merge(self, uid: str, model: Any) -> None:
+        """From now on compute rows of the adapter ``uid`` with ``model``, whose weights have it in
+        them. May be called beside ``run``, by another thread."""
+        ...
+
+    def unmerge(self, uid: str) -> None:
+        """Give the memory back. No row of this adapter may come any more."""
+        ...
 
 
 class Merger:
     """Merges at most ``most`` adapters at a time, the one loaded last first.
 
     ``adapters``: the engine's, by name; the merged one takes the place of the other there.
-    ``load``: of the base model's exact weights, needed for the time of a merge.
+    ``build``: makes what the runner computes an adapter with, in a thread of its own.
     """
 
     def __init__(
         self,
         adapters: dict[str, LoraAdapter],
-        runner: OpenVinoRunner,
-        load: LoadDecoder,
-        base: Exported,
+        runner: MergingRunner,
+        build: Callable[[LoraAdapter], Any],
         most: int,
     ) -> None:
         self._adapters = adapters
         self._runner = runner
-        self._load = load
-        self._base = base
+        self._build = build
         self._most = most
         self._before: dict[str, LoraAdapter] = {}  # merged name -> what it was beside the weights
         self._refused: set[str] = set()  # uids that cannot be merged
@@ -69,15 +79,18 @@ class Merger:
     def forget(self, name: str, adapter: LoraAdapter) -> LoraAdapter | None:
         """The adapter was dropped and nobody uses it any more; gives what it was before it was
         merged, which somebody may still use."""
-        self._runner.unmerge(adapter.uid)
         before = self._before.pop(name, None)
+        if before is not None:
+            self._runner.unmerge(adapter.uid)
         self.look()
         return before
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        if self._task is None:
+            self._thread.shutdown()  # nothing runs in it
+            return
+        self._task.cancel()
+        await asyncio.wait([self._task])
         await asyncio.to_thread(self._thread.shutdown)
 
     async def _merge(self, adapter: LoraAdapter) -> None:
@@ -100,17 +113,12 @@ class Merger:
         self.look()
 
     def _work(self, adapter: LoraAdapter, uid: str) -> None:
-        torch.set_num_threads(1)  # of this thread: replies go on beside it
-        decoder, config = self._load()
-        self._runner.merge(uid, merged_model(adapter, decoder, config, self._base))
+        use_threads(1)  # replies go on beside it
+        self._runner.merge(uid, self._build(adapter))
 
 
-@torch.inference_mode()
-def merged_model(
-    adapter: LoraAdapter, decoder: Decoder, config: object, base: Exported
-) -> Exported:
-    """The int8 model of the ``decoder``'s exact weights, which are used up by this, with the
-    adapter in them. What the adapter does not touch is ``base``'s, in memory once.
+def merge_into(decoder: Decoder, adapter: LoraAdapter) -> None:
+    """Add the adapter to the decoder's weights for good.
 
     Raises:
         ValueError: an adapter gone bad. Beside the weights its own replies alone end with an error;
@@ -119,10 +127,28 @@ def merged_model(
     merge_adapter(decoder, adapter)
     if not all(bool((site.weight.abs() < LARGEST).all()) for site in decoder.sites):
         raise ValueError("its numbers are no weights")
-    model = convert(decoder, config, lambda _: None)
-    same = {name: base.weights[name] for name in model.weights if not _adapted(name)}
-    return replace(model, weights=model.weights | same)
 
 
-def _adapted(name: str) -> bool:
-    return name.startswith("layers.") and name.endswith((".codes", ".zero", ".scale"))
+@torch.inference_mode()
+def merged_decoder(adapter: LoraAdapter, exact: Decoder, base: Decoder) -> Decoder:
+    """The decoder ``base`` with the adapter in its weights, computed from ``exact``, the same model
+    in float32, which is used up by this. What the adapter does not touch is ``base``'s, in memory
+    once. Raises ValueError: see :func:`merge_into`."""
+    merge_into(exact, adapter)
+
+    def rounded(linear: Linear, tuned: Linear) -> Linear:
+        return replace(linear, weight=tuned.weight.to(base.dtype), packed=None)
+
+    def merged(layer: Layer, tuned: Layer) -> Layer:
+        return replace(
+            layer,
+            qkv=rounded(layer.qkv, tuned.qkv),
+            out=rounded(layer.out, tuned.out),
+            up=rounded(layer.up, tuned.up),
+            down=rounded(layer.down, tuned.down),
+        )
+
+    pairs = zip(base.layers, exact.layers, strict=True)
+    decoder = replace(base, layers=[merged(*pair) for pair in pairs], merged={adapter.uid})
+    decoder.pack()
+    return decoder
