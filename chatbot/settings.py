@@ -165,7 +165,7 @@ class Settings(BaseSettings):
     engine_threads: int = Field(
         0, ge=0, description="CPU threads of the engine. 0: as many as there are cores."
     )
-    max_running: int = Field(16, ge=1, description="Replies written at once by one worker.")
+    max_running: int = Field(64, ge=1, description="Replies written at once by one worker.")
     max_waiting: int = Field(64, ge=0, description="Replies that may wait in one engine.")
     api_max_waiting: int = Field(
         256, ge=1, description="API requests that may wait for a worker; the next one gets 429."
