@@ -18,10 +18,10 @@ from chatbot.engine.interface import GenerationRequest, SamplingParams
 from chatbot.manifest import ADAPTER
 from chatbot.worker.lessons import version_scope
 
-TOKENS = 24
+TOKENS = 48  # of each reply, also beyond its end: so that replies grow out of the cache
 AT_ONCE = 24
 # small, so that 16 replies beside each other do not fit and some are preempted
-TIGHT = {"kv_cache_tokens": 3072, "prefill_chunk_tokens": 96, "max_running": 16}
+TIGHT = {"kv_cache_tokens": 1280, "prefill_chunk_tokens": 192, "max_running": 16}
 RANDOM = ("random-8", "random-16")  # adapters made here: names end with their rank
 
 
@@ -52,6 +52,7 @@ def wanted(
     for name, folder in others:
         tuned.load_adapter(str(folder), adapter_name=name)
     tuned.eval()
+    model.generation_config.eos_token_id = None
     found = []
     for prompt, chosen in zip(prompts, names, strict=True):
         if chosen is None:
@@ -112,7 +113,7 @@ async def _engine(
         prompts = [prompt_of(engine, turn.messages) for turn in turns]
         # two turns of one dialogue have the same adapter, so that one finds the other's blocks
         chosen = [names[index // 2 % len(names)] for index in range(len(prompts))]
-        sampling = SamplingParams(max_tokens=TOKENS)
+        sampling = SamplingParams(max_tokens=TOKENS, ignore_eos=True)
         requests = [
             GenerationRequest(f"r{n}", prompt, sampling, name, draft_scopes=(version_scope(TUNED),))
             for n, (prompt, name) in enumerate(zip(prompts, chosen, strict=True))
