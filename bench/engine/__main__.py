@@ -7,6 +7,7 @@
     arrival    a long prompt arrives beside running replies
     turns      the sixth turn prefills its new text alone
     quality    openvino beside bfloat16: perplexity and replies
+    versions   a version is loaded, merged and removed beside running replies
 
 Exits with 1 where the check fails. The last line is JSON.
 """
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from bench.serving import DATA
 
-CHECKS = ("identity", "leaks", "arrival", "turns", "quality")
+CHECKS = ("identity", "leaks", "arrival", "turns", "quality", "versions")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""A conversation's sixth turn prefills its new tokens and less than a block more, and its first
+"""A conversation's sixth turn prefills its new tokens and at most a block more, and its first
 token comes about as soon as that of the second."""
 
 import argparse

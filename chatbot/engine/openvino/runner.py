@@ -41,7 +41,7 @@ class OpenVinoRunner:
         self._core = ov.Core()
         self._kind = _precision(self._core, precision)
         self._wide = weights == "bfloat16" or (weights == "auto" and _in_tiles(self._kind))
-        self._options = _options(self._kind, precision, threads, self._wide)
+        self._options = _options(self._kind, precision, threads)
         self.precision = self._kind.to_string()
         self.weights = "bfloat16" if self._wide else "int8"
         graph = build_graph(model.shape, model.weights, self._kind, self._wide)
@@ -65,10 +65,12 @@ class OpenVinoRunner:
 
     def run(self, step: Step) -> list[Choice]:
         """Compute the step; one choice for each of ``step.sampling``."""
-        if step.fresh:
-            fresh = list(step.fresh)
+        if step.fresh or step.copies:
+            fresh, (sources, targets) = list(step.fresh), step.copied
             for cache in self._caches:
+                held = cache[sources]
                 cache[fresh] = 0
+                cache[targets] = held
         found: dict[Sequence, Choice] = {}
         for request, works in by_weights(step.works, self._merged, self._request):
             self._compute(request, works, _sampled(works))
@@ -214,12 +216,12 @@ def _in_tiles(kind: Any) -> bool:
     return kind == ov.Type.bf16 and bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
-def _options(kind: Any, precision: str, threads: int, wide: bool) -> dict[str, Any]:
+def _options(kind: Any, precision: str, threads: int) -> dict[str, Any]:
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": kind, "PERFORMANCE_HINT": "LATENCY"}
     if kind == ov.Type.f32:
         # activations quantized to int8 cost more quality than the 1 % that the product allows
         options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = "0"
-    if wide and kind == ov.Type.bf16:  # half the tokens in the memory, and nothing to widen
+    if kind == ov.Type.bf16:  # half the tokens in the memory, and nothing to widen
         options["KV_CACHE_PRECISION"] = ov.Type.bf16
     if precision == "float32":  # asked for by name: then the cache is exact, too
         options["KV_CACHE_PRECISION"] = ov.Type.f32

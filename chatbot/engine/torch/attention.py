@@ -41,10 +41,13 @@ class PagedCache:
     def device(self) -> torch.device:
         return self.keys.device
 
-    def clear(self, blocks: torch.Tensor) -> None:
-        """Zero the blocks [count] in every layer."""
-        self.keys.index_fill_(2, blocks, 0)
-        self.values.index_fill_(2, blocks, 0)
+    def renew(self, fresh: torch.Tensor, sources: torch.Tensor, targets: torch.Tensor) -> None:
+        """In every layer zero the blocks ``fresh`` [count], and copy ``sources`` [copies], as they
+        were before, to ``targets`` [copies]."""
+        for memory in (self.keys, self.values):
+            held = memory.index_select(2, sources)
+            memory.index_fill_(2, fresh, 0)
+            memory.index_copy_(2, targets, held)
 
     def write(
         self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor

@@ -7,8 +7,11 @@ used    held by at least one sequence (reference count >= 1)
 cached  held by nobody, but what it holds can still serve a prefix; least recently used goes first
 empty   holds nothing that anyone could reuse
 
-Only full blocks are ever shared, so a block that is written to has one owner and nothing needs to
-be copied on write. Prefixes are found by a chained digest, as in vLLM's automatic prefix caching
+Only full blocks are ever shared, so a block that is written to has one owner. Of a block that holds
+the next tokens and then others, or is full in part because its sequence ended there, a sequence
+gets a copy and goes on in that (copy on write).
+
+Prefixes are found by a chained digest, as in vLLM's automatic prefix caching
 (https://docs.vllm.ai/en/latest/design/prefix_caching.html): a block's digest covers its tokens
 and the digest of the block before it, and the first one covers the namespace, so equal text under
 another adapter or salt is never shared. The first block with tokens that are private to a
@@ -44,9 +47,9 @@ def block_digest(parent: bytes, tokens: Items[int]) -> bytes:
 @dataclass(slots=True)
 class _Block:
     references: int = 0
-    digest: bytes | None = None  # None: not (or no longer) findable
+    digest: bytes | None = None  # None: not full, or not (or no longer) findable as a whole
     parent: bytes = b""
-    tokens: tuple[int, ...] = ()
+    tokens: tuple[int, ...] = ()  # none: holds nothing that could be found
 
 
 class BlockManager:
@@ -60,6 +63,7 @@ class BlockManager:
         self._empty = deque(range(total))
         self._cached: OrderedDict[int, None] = OrderedDict()  # least recently used first
         self._found: dict[bytes, int] = {}  # digest -> block
+        self._after: dict[bytes, int] = {}  # digest of a parent -> the latest block after it
 
     @property
     def empty(self) -> int:
@@ -127,10 +131,40 @@ class BlockManager:
         """
         digest = block_digest(parent, tokens)
         if digest not in self._found:
-            held = self._blocks[block]
-            held.digest, held.parent, held.tokens = digest, parent, tuple(tokens)
+            self._keep(block, parent, tokens)
+            self._blocks[block].digest = digest
             self._found[digest] = block
         return digest
+
+    def seal_part(self, block: int, parent: bytes, tokens: Items[int]) -> None:
+        """Let others copy the first slots, which hold ``tokens``, of a block that is not full. Its
+        only reference is given up next, and it is never written to again."""
+        self._keep(block, parent, tokens)
+
+    def find_part(self, parent: bytes, tokens: Items[int]) -> tuple[int, int] | None:
+        """A block, and how many of its first slots hold the first of ``tokens`` after ``parent``:
+        1 or more; None if there is none. Of several blocks the latest is looked at. Takes no
+        hold: what it holds now is to be copied before the next step writes anything."""
+        block = self._after.get(parent)
+        if block is None or self._blocks[block].parent != parent:
+            return None
+        count = 0
+        for held, wanted in zip(self._blocks[block].tokens, tokens, strict=False):
+            if held != wanted:
+                break
+            count += 1
+        return (block, count) if count else None
+
+    def _keep(self, block: int, parent: bytes, tokens: Items[int]) -> None:
+        """It is the latest after its parent; what was that before and is not full goes."""
+        before = self._after.get(parent)
+        if before is not None and before in self._cached and self._blocks[before].digest is None:
+            self._forget(before)
+            del self._cached[before]
+            self._empty.append(before)
+        held = self._blocks[block]
+        held.parent, held.tokens = parent, tuple(tokens)
+        self._after[parent] = block
 
     def release(self, blocks: Items[int], keep: bool = True) -> None:
         """Give up one reference to each block of one sequence, in its order.
@@ -146,13 +180,15 @@ class BlockManager:
                 continue
             if not keep:
                 self._forget(block)
-            if held.digest is None:
-                self._empty.append(block)
-            else:
+            if held.tokens:
                 self._cached[block] = None
+            else:
+                self._empty.append(block)
 
     def _forget(self, block: int) -> None:
         held = self._blocks[block]
         if held.digest is not None:
             del self._found[held.digest]
+        if self._after.get(held.parent) == block:
+            del self._after[held.parent]
         held.digest, held.parent, held.tokens = None, b"", ()

@@ -43,8 +43,9 @@ class TorchRunner:
 
     @torch.inference_mode()
     def run(self, step: Step) -> list[Choice]:
-        if step.fresh:
-            self.cache.clear(self._tensor(list(step.fresh)))
+        if step.fresh or step.copies:
+            sources, targets = step.copied
+            self.cache.renew(*map(self._tensor, (list(step.fresh), sources, targets)))
         found: dict[Sequence, Choice] = {}
         for decoder, group in by_weights(step.works, self._merged, self.decoder):
             works = _in_rows(group)

@@ -78,11 +78,14 @@ class Work:
 class Step:
     """``works``: oldest first. ``fresh``: blocks that were handed out in this step; what they
     hold is left over from others. ``stopped``: sequences that ended because they were cancelled.
+    ``copies``: (source, target) blocks. All sources are read before anything is written, and be it
+    zeros: a source may be fresh, or a target, itself.
     """
 
     works: tuple[Work, ...]
     fresh: tuple[int, ...]
     stopped: tuple[Sequence, ...]
+    copies: tuple[tuple[int, int], ...] = ()
 
     @property
     def sampling(self) -> list[Work]:
@@ -91,6 +94,11 @@ class Step:
     @property
     def rows(self) -> int:
         return sum(work.rows for work in self.works)
+
+    @property
+    def copied(self) -> tuple[list[int], list[int]]:
+        """(sources, targets) of the copies."""
+        return [source for source, _ in self.copies], [target for _, target in self.copies]
 
 
 class Scheduler:
@@ -173,12 +181,21 @@ class Scheduler:
         if sequence not in queue:
             return
         queue.remove(sequence)
-        self.blocks.release(sequence.blocks, keep)
-        sequence.blocks = []
+        self._release(sequence, keep)
         sequence.finish_reason = reason
         life = self._clock() - sequence.started_at
         average = self._seconds_per_reply
         self._seconds_per_reply = life if average is None else 0.9 * average + 0.1 * life
+
+    def _release(self, sequence: Sequence, keep: bool) -> None:
+        size = self.blocks.block_size
+        index, filled = divmod(sequence.computed, size)
+        if keep and filled:
+            tokens = sequence.tokens[index * size : sequence.computed]
+            parent = sequence.parent_digest(index, size)
+            self.blocks.seal_part(sequence.blocks[index], parent, tokens)
+        self.blocks.release(sequence.blocks, keep)
+        sequence.blocks = []
 
     # -- schedule
 
@@ -194,7 +211,7 @@ class Scheduler:
                 self._continue(sequence, plan)
         self._admit(plan)
         self._add_drafts(plan)
-        return Step(tuple(plan.works), tuple(plan.fresh), tuple(stopped))
+        return Step(tuple(plan.works), tuple(plan.fresh), tuple(stopped), tuple(plan.copies))
 
     def _paced_budget(self) -> int:
         if self.pace is None:
@@ -202,14 +219,17 @@ class Scheduler:
         return self.pace.budget(sum(sequence.decoding for sequence in self.running))
 
     def _continue(self, sequence: Sequence, plan: "_Plan") -> None:
+        source, copied = 0, 0
         if sequence.decoding:
             count = 1
         else:
             if self._comes_from_cache_next_step(sequence, plan):
                 return
             self._adopt_prefix(sequence)
-            count = plan.chunk(sequence, self.blocks.block_size)
-        if count and self._make_room(sequence, count, plan):
+            source, copied = self._part(sequence)
+            count = plan.chunk(sequence, copied, self.blocks.block_size)
+        if count and self._make_room(sequence, copied + count, plan):
+            self._copied(sequence, source, copied, plan)
             plan.place(sequence, count)
 
     def _admit(self, plan: "_Plan") -> None:
@@ -222,13 +242,15 @@ class Scheduler:
             if not self._fits(sequence):
                 return
             self._adopt_prefix(sequence)
-            count = plan.chunk(sequence, self.blocks.block_size)
+            source, copied = self._part(sequence)
+            count = plan.chunk(sequence, copied, self.blocks.block_size)
             if count == 0:
                 self._unadopt(sequence)
                 return
             self.waiting.remove(sequence)
             insort(self.running, sequence, key=lambda item: item.arrival)
-            self._reserve(sequence, count, plan)
+            self._reserve(sequence, copied + count, plan)
+            self._copied(sequence, source, copied, plan)
             plan.place(sequence, count)
 
     def _fits(self, sequence: Sequence) -> bool:
@@ -272,8 +294,7 @@ class Scheduler:
         insort(self.waiting, sequence, key=lambda item: item.arrival)
 
     def _unadopt(self, sequence: Sequence) -> None:
-        self.blocks.release(sequence.blocks)
-        sequence.blocks = []
+        self._release(sequence, keep=True)
         sequence.computed = 0
 
     # -- drafts
@@ -317,12 +338,34 @@ class Scheduler:
         return found
 
     def _adopt_prefix(self, sequence: Sequence) -> None:
+        before = sequence.computed
         for block in self._cached_prefix(sequence):
             self.blocks.hold(block)
             sequence.blocks.append(block)
             sequence.computed += self.blocks.block_size
-            if sequence.preemptions == 0:
-                sequence.cached_tokens = sequence.computed
+        if sequence.computed > before and sequence.preemptions == 0:
+            sequence.cached_tokens = sequence.computed
+
+    def _part(self, sequence: Sequence) -> tuple[int, int]:
+        """(block whose first tokens come next, how many): as a rule the turn before ended in it.
+        (0, 0) if there is none."""
+        index, filled = divmod(sequence.computed, self.blocks.block_size)
+        first, last = sequence.computed, len(sequence.tokens) - 1  # one is left to compute
+        if filled or first == last:
+            return 0, 0
+        parent = sequence.parent_digest(index, self.blocks.block_size)
+        return self.blocks.find_part(parent, sequence.tokens[first:last]) or (0, 0)
+
+    def _copied(self, sequence: Sequence, source: int, count: int, plan: "_Plan") -> None:
+        """The next ``count`` tokens are copied from the block ``source`` before the step."""
+        if not count:
+            return
+        target = sequence.blocks[sequence.computed // self.blocks.block_size]
+        plan.fresh.remove(target)
+        plan.copies.append((source, target))
+        sequence.computed += count
+        if sequence.preemptions == 0:
+            sequence.cached_tokens = sequence.computed
 
     def _comes_from_cache_next_step(self, sequence: Sequence, plan: "_Plan") -> bool:
         """Whether a sequence in the plan computes the very block that this one needs next."""
@@ -382,18 +425,20 @@ class _Plan:
         self._longest = budget
         self.works: list[Work] = []
         self.fresh: list[int] = []
+        self.copies: list[tuple[int, int]] = []
         self._coming: set[bytes] = set()
         self._counted = 0  # works whose blocks are in _coming
 
-    def chunk(self, sequence: Sequence, block_size: int) -> int:
-        """Tokens to prefill now: all that is left, or else whole blocks, so that the next chunk
-        starts where a block does; smaller pieces of a long prompt beside replies."""
+    def chunk(self, sequence: Sequence, copied: int, block_size: int) -> int:
+        """Tokens to prefill now, after those that are copied: all that is left, or else as many
+        as end where a block does, so that the next chunk starts there; smaller pieces of a long
+        prompt beside replies."""
         room, grain = self.budget, block_size
         if self._is_long(sequence) and self._paced < self._longest:
             room, grain = min(room, self._paced), min(block_size, GRAIN)
-        if sequence.remaining <= room:
-            return sequence.remaining
-        return room - room % grain
+        if sequence.remaining - copied <= room:
+            return sequence.remaining - copied
+        return max(0, room - (sequence.computed + copied + room) % grain)
 
     def _is_long(self, sequence: Sequence) -> bool:
         """The same for all of its pieces."""

@@ -77,3 +77,29 @@ def test_the_same_prefix_computed_twice_is_kept_once() -> None:
     manager.release([second])
     assert manager.find(ROOT, TOKENS) == first
     assert (manager.empty, manager.cached) == (1, 1)
+
+
+def test_of_a_block_that_is_full_in_part_the_same_beginning_is_found() -> None:
+    manager = BlockManager(4, block_size=4)
+    for tokens in ([1, 2, 3], [1, 5]):  # the latest one is kept
+        (block,) = manager.allocate(1) or []
+        manager.seal_part(block, ROOT, tokens)
+        manager.release([block])
+    assert (manager.empty, manager.cached, manager.used) == (3, 1, 0)
+    assert manager.find_part(root_digest("b"), [1, 5]) is None
+    assert manager.find_part(ROOT, [2]) is None
+    assert manager.find_part(ROOT, [1, 2, 3]) == (block, 1)
+    assert manager.find_part(ROOT, [1, 5, 6]) == (block, 2)
+    manager.allocate(4)
+    assert manager.find_part(ROOT, [1, 5, 6]) is None
+
+
+def test_the_beginning_of_a_full_block_is_found_whoever_uses_it() -> None:
+    manager = BlockManager(4, block_size=4)
+    (block,) = manager.allocate(1) or []
+    manager.seal(block, ROOT, [1, 2, 3, 4])
+    assert manager.find_part(ROOT, [1, 2, 9]) == (block, 2)
+    manager.release([block])
+    assert manager.find_part(ROOT, [1, 2, 9]) == (block, 2)
+    manager.release(manager.allocate(1) or [], keep=False)
+    assert manager.find(ROOT, [1, 2, 3, 4]) == block

@@ -40,8 +40,8 @@ async def test_engine_equals_generate(name: str) -> None:
         for _ in range(2):
             asked = [request(p, max_tokens=24, ignore_eos=True) for p in prompts()]
             assert await asyncio.gather(*(tokens_of(engine, r) for r in asked)) == wanted
-        # full blocks of the 33, 100 and 64 tokens; one token of each prompt is always computed
-        assert engine.stats().prefill_tokens_cached == 32 + 96 + 48
+        # all but one of the 33, 100 and 64 tokens
+        assert engine.stats().prefill_tokens_cached == 32 + 99 + 63
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])

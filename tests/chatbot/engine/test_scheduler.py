@@ -45,8 +45,11 @@ class MockModel:
         return sequence.blocks[place // SIZE] * SIZE + place % SIZE
 
     def run(self, step: Step) -> list[list[int]]:
+        held = [self.slots[block * SIZE : (block + 1) * SIZE] for block, _ in step.copies]
         for block in step.fresh:
             self.slots[block * SIZE : (block + 1) * SIZE] = [0] * SIZE
+        for (_, block), slots in zip(step.copies, held, strict=True):
+            self.slots[block * SIZE : (block + 1) * SIZE] = slots
         return [choice for work in step.works for choice in self.compute(work)]
 
     def compute(self, work: Work) -> list[list[int]]:
@@ -266,7 +269,7 @@ def test_a_prefix_that_another_prompt_computes_now_is_computed_once() -> None:
     assert scheduler.prefill_tokens_cached == 3 * 16
 
 
-def test_the_next_turn_prefills_less_than_one_block_beside_the_new_text() -> None:
+def test_the_next_turn_prefills_the_new_text_alone() -> None:
     scheduler, model = make(), MockModel(64)
     for count in range(1, 10):
         first = sequence([count] * 11, count=count)
@@ -279,12 +282,46 @@ def test_the_next_turn_prefills_less_than_one_block_beside_the_new_text() -> Non
         scheduler.add(second)
         while not scheduler.idle:
             advance(scheduler, model)
-        assert len(known) - second.cached_tokens < SIZE
+        assert second.cached_tokens == len(known)
 
 
-def test_at_least_one_token_of_a_prompt_is_computed() -> None:
+def test_a_turn_that_differs_within_the_last_block_takes_what_is_the_same() -> None:
     scheduler, model = make(), MockModel(64)
-    for expected_cached in (0, 4):
+    for prompt, wanted in [([7] * 11, 0), ([*[7] * 10, 8], 10), ([*[7] * 10, 9, 9], 10)]:
+        item = sequence(prompt, count=1)
+        scheduler.add(item)
+        while not scheduler.idle:
+            advance(scheduler, model)
+        assert item.cached_tokens == wanted
+
+
+def test_two_that_go_on_after_the_same_reply_do_not_write_into_one_block() -> None:
+    scheduler, model = make(), MockModel(64)
+    scheduler.add(sequence([7] * 10, count=1))
+    while not scheduler.idle:
+        advance(scheduler, model)
+    both = [sequence([*[7] * 10, last, last], count=4) for last in (1, 2)]
+    for item in both:
+        scheduler.add(item)
+    while not scheduler.idle:
+        advance(scheduler, model)
+    assert [item.cached_tokens for item in both] == [10, 10]
+    assert [item.tokens for item in both] == [expected(item) for item in both]
+
+
+def test_a_last_block_is_found_by_its_owner_alone() -> None:
+    scheduler, model = make(), MockModel(64)
+    for owner, wanted in [("Anna", 0), ("Ben", 4), ("Anna", 6)]:
+        item = owned([*[7] * 4, 8, 8, 9], owner, 4)
+        scheduler.add(item)
+        while not scheduler.idle:
+            advance(scheduler, model)
+        assert item.cached_tokens == wanted, owner
+
+
+def test_one_token_of_a_prompt_is_always_computed() -> None:
+    scheduler, model = make(), MockModel(64)
+    for expected_cached in (0, 7):
         again = sequence([7] * 8, count=1)
         scheduler.add(again)
         while not scheduler.idle:
@@ -470,7 +507,7 @@ def test_a_full_cache_sheds_the_oldest_idle_conversation_first() -> None:
         scheduler.add(sequence([number] * 9, count=1))
         while not scheduler.idle:
             advance(scheduler, model)
-    scheduler.add(sequence([4] * 17, count=1))  # takes what was the first one's, and no more
+    scheduler.add(sequence([4] * 12, count=1))  # takes what was the first one's, and no more
     while not scheduler.idle:
         advance(scheduler, model)
     cached = []
