@@ -60,10 +60,21 @@ def load_base(
     Raises:
         BaseModelUnavailable: names the cause and the remedy.
     """
+    tokenizer = load_tokenizer(base_directory(name, data_dir))
+    return load_model(name, data_dir, dtype, device), tokenizer
+
+
+def load_model(name: str, data_dir: Path, dtype: "torch.dtype", device: str = "cpu") -> Any:
+    """The model alone: to read its tokenizer stops every other thread for a tenth of a second.
+
+    Raises:
+        BaseModelUnavailable: names the cause and the remedy.
+    """
     from transformers import AutoModelForCausalLM
 
+    # else by threads of its own, each with a team of OpenMP threads that stalls running replies
+    os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
     directory = base_directory(name, data_dir)
-    tokenizer = load_tokenizer(directory)
     try:
         with _quiet_bars():
             model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
@@ -71,7 +82,7 @@ def load_base(
         raise BaseModelUnavailable(
             f"base model {name}: {directory} does not load as a causal language model ({error})"
         ) from error
-    return model.to(device).eval(), tokenizer
+    return model.to(device).eval()
 
 
 def load_tokenizer(directory: Path) -> Any:

@@ -2,6 +2,7 @@
 in order. ``up`` runs them side by side; in production each is a container of its own."""
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -66,6 +67,10 @@ async def run_worker(
     async with open_services(settings) as services:
         engine = (make_engine or create_engine)(settings)
         await engine.start()
+        # what was loaded stays: a full collection that looks at all of it again and again would
+        # stop running replies for up to a quarter of a second
+        gc.collect()
+        gc.freeze()
         log.info("worker.ready", base_model=settings.base_model)
         try:
             registry = CollectorRegistry()  # one /metrics for both

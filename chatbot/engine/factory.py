@@ -13,10 +13,10 @@ log = structlog.get_logger(__name__)
 
 
 def _torch(settings: Settings) -> Engine:
-    from chatbot.base_models import load_base
+    from chatbot.base_models import base_tokenizer, load_model
     from chatbot.engine.torch.engine import TorchEngine
 
-    return TorchEngine(settings, load_base)
+    return TorchEngine(settings, load_model, base_tokenizer)
 
 
 def _openvino(settings: Settings) -> Engine:

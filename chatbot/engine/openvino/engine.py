@@ -7,7 +7,7 @@ import functools
 import structlog
 import torch
 
-from chatbot.base_models import base_directory, load_base, load_tokenizer
+from chatbot.base_models import base_directory, base_tokenizer, load_model, load_tokenizer
 from chatbot.engine.openvino.export import Exported, load_or_export, merged_model
 from chatbot.engine.openvino.graph import BLOCK_SIZE, SITES
 from chatbot.engine.openvino.runner import OpenVinoRunner
@@ -43,7 +43,7 @@ class OpenVinoEngine(TorchEngine):
                 f"engine needs at least {BLOCK_SIZE}"
             )
         self._base: Exported
-        super().__init__(settings, load_base, draft_policy=draft_policy)
+        super().__init__(settings, load_model, base_tokenizer, draft_policy=draft_policy)
 
     def _load(self) -> None:
         settings = self._settings
@@ -91,7 +91,7 @@ class OpenVinoEngine(TorchEngine):
 
     def _merged(self, adapter: LoraAdapter) -> Exported:
         settings = self._settings
-        model, _ = load_base(settings.base_model, settings.data_dir, torch.float32)
+        model = load_model(settings.base_model, settings.data_dir, torch.float32)
         config = model.config
         decoder = build_decoder(model, settings.max_context_tokens, frozenset())
         return merged_model(adapter, decoder, config, self._base)

@@ -26,7 +26,7 @@ import numpy.typing as npt
 import torch
 from safetensors.numpy import load_file, save_file
 
-from chatbot.base_models import BUILT_IN, load_base
+from chatbot.base_models import BUILT_IN, load_model
 from chatbot.engine.openvino.graph import SITES, Shape
 from chatbot.engine.torch.adapters import LoraAdapter
 from chatbot.engine.torch.families import build_decoder
@@ -119,7 +119,7 @@ def _export_into(
 ) -> None:
     report(f"converting {name} to int8 for OpenVINO (once): loading")
     # float32, also for a large model: scales and rotary angles are computed from these
-    model, _ = load_base(name, data_dir, torch.float32)
+    model = load_model(name, data_dir, torch.float32)
     config = model.config
     decoder = build_decoder(model, max_context, frozenset(() if end_id is None else (end_id,)))
     del model  # its weights are the decoder's now

@@ -48,6 +48,7 @@ class OpenVinoRunner:
         compiled = self._core.compile_model(graph, "CPU", self._options)
         self._request = compiled.create_infer_request()
         self._merged: dict[str, Any] = {}  # adapter's uid -> request
+        self._unmerged: list[Any] = []  # what nobody uses any more; the last one goes first
         self._last = self._request
         # one block more, which nobody is given: for what is computed to no purpose
         self._spare = blocks
@@ -65,6 +66,9 @@ class OpenVinoRunner:
 
     def run(self, step: Step) -> list[Choice]:
         """Compute the step; one choice for each of ``step.sampling``."""
+        if self._unmerged:
+            self._last = self._request  # it may be the one that goes
+            self._unmerged.pop()  # one thing a step
         if step.fresh or step.copies:
             fresh, (sources, targets) = list(step.fresh), step.copied
             for cache in self._caches:
@@ -103,8 +107,11 @@ class OpenVinoRunner:
         self._merged[uid] = request
 
     def unmerge(self, uid: str) -> None:
-        """See :class:`chatbot.engine.torch.merging.MergingRunner`."""
-        self._merged.pop(uid, None)
+        """See :class:`chatbot.engine.torch.merging.MergingRunner`. The memory is given back before
+        the next steps: beside one it takes longer, and Python's lock is held all the while."""
+        request = self._merged.pop(uid, None)
+        if request is not None:
+            self._unmerged += [request.get_compiled_model(), request]
 
     # -- one inference
 

@@ -43,7 +43,8 @@ from chatbot.errors import (
 from chatbot.prompt import Tokenizer
 from chatbot.settings import Settings
 
-LoadBase = Callable[[str, Path, torch.dtype, str], tuple[Any, Any]]
+LoadModel = Callable[[str, Path, torch.dtype, str], Any]
+LoadTokenizer = Callable[[str, Path], Any]
 MakeRunner = Callable[[Decoder, int, int], Runner]  # (decoder, blocks, block size)
 Output = tuple[Reply, Chunk | FrontdeskError]
 log = structlog.get_logger(__name__)
@@ -52,13 +53,15 @@ log = structlog.get_logger(__name__)
 class TorchEngine:
     """See :class:`chatbot.engine.interface.Engine`.
 
-    ``load_base(name, data_dir, dtype, device)`` returns a transformers model and its tokenizer.
+    ``load_model(name, data_dir, dtype, device)`` returns a transformers model,
+    ``load_tokenizer(name, data_dir)`` its tokenizer.
     """
 
     def __init__(
         self,
         settings: Settings,
-        load_base: LoadBase,
+        load_model: LoadModel,
+        load_tokenizer: LoadTokenizer,
         make_runner: MakeRunner = TorchRunner,
         draft_policy: DraftPolicy | None = None,
     ) -> None:
@@ -69,7 +72,8 @@ class TorchEngine:
         if settings.max_draft_tokens:
             self._drafter = ReplyDrafter(settings.max_draft_tokens, policy)
         self._make_runner = make_runner
-        self._load_base = load_base
+        self._load_model = load_model
+        self._load_tokenizer = load_tokenizer
         self._threads = settings.engine_threads or torch.get_num_threads()
         # a second team of OpenMP threads, even an idle one, makes those of the first sleep between
         # operations; so the engine's thread alone has one
@@ -113,9 +117,8 @@ class TorchEngine:
         settings = self._settings
         device = resolve_device(settings.device)
         dtype, reason = resolve_dtype(settings.dtype, device)
-        model, self._tokenizer = self._load_base(
-            settings.base_model, settings.data_dir, dtype, str(device)
-        )
+        model = self._load_model(settings.base_model, settings.data_dir, dtype, str(device))
+        self._tokenizer = self._load_tokenizer(settings.base_model, settings.data_dir)
         end_id = self._tokenizer.eos_token_id
         own_end = frozenset() if end_id is None else frozenset((end_id,))
         self._decoder = build_decoder(model, settings.max_context_tokens, own_end)
@@ -150,7 +153,7 @@ class TorchEngine:
     def _merged(self, adapter: LoraAdapter) -> Any:
         """What the runner computes the merged adapter with."""
         settings = self._settings
-        model, _ = self._load_base(settings.base_model, settings.data_dir, torch.float32, "cpu")
+        model = self._load_model(settings.base_model, settings.data_dir, torch.float32, "cpu")
         exact = build_decoder(model, settings.max_context_tokens, frozenset())
         return merged_decoder(adapter, exact, self._decoder)
 

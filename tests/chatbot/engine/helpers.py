@@ -127,11 +127,16 @@ async def running(
 ) -> AsyncIterator[TorchEngine]:
     """A started engine on a copy of the model; closed at the end."""
 
-    def load_base(name: str, data_dir: Path, dtype: torch.dtype, device: str) -> tuple[Any, Any]:
-        return copy.deepcopy(model), tokenizer or ByteTokenizer()
+    def load_model(name: str, data_dir: Path, dtype: torch.dtype, device: str) -> Any:
+        return copy.deepcopy(model)
+
+    def load_tokenizer(name: str, data_dir: Path) -> Any:
+        return tokenizer or ByteTokenizer()
 
     extra = {} if runner is None else {"make_runner": runner}
-    engine = TorchEngine(tiny_settings(**settings), load_base, draft_policy=policy, **extra)
+    engine = TorchEngine(
+        tiny_settings(**settings), load_model, load_tokenizer, draft_policy=policy, **extra
+    )
     await engine.start()
     try:
         yield engine

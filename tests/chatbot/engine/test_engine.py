@@ -196,10 +196,10 @@ async def test_blocks_of_broken_values_are_not_kept_as_a_prefix() -> None:
 
 
 async def test_a_base_model_that_does_not_load_says_so() -> None:
-    def load_base(*_: Any) -> tuple[Any, Any]:
+    def load_model(*_: Any) -> Any:
         raise BaseModelUnavailable("no such model")
 
-    engine = TorchEngine(tiny_settings(), load_base)
+    engine = TorchEngine(tiny_settings(), load_model, load_model)
     with pytest.raises(BaseModelUnavailable, match="no such model"):
         await engine.start()
     await engine.close()
