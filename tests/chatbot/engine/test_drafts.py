@@ -184,9 +184,8 @@ async def test_turn_six_prefills_its_new_tokens_alone() -> None:
             chunks = await collect(engine, one)
             computed = engine.stats().prefill_tokens_computed - before
             if turn > 1:
-                assert (
-                    computed <= len(history) - known + 1
-                )  # the last token chosen was never computed
+                # the last token chosen was never computed
+                assert computed <= len(history) - known + 1
             history += [token for chunk in chunks for token in chunk.token_ids]
 
 
