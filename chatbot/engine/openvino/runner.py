@@ -76,7 +76,8 @@ class OpenVinoRunner:
                 cache[fresh] = 0
                 cache[targets] = held
         found: dict[Sequence, Choice] = {}
-        for request, works in by_weights(step.works, self._merged, self._request):
+        for uid, works in by_weights(step.works, self._merged).items():
+            request = self._merged.get(uid, self._request)
             self._compute(request, works, _sampled(works))
             sampling = [work for work in works if work.samples]
             if sampling:
@@ -88,8 +89,8 @@ class OpenVinoRunner:
     def score(self, step: Step) -> torch.Tensor:
         """Compute a step of works with one adapter, and return the logits [rows, vocabulary] of
         every row, for measurements; chooses no token."""
-        ((request, works),) = by_weights(step.works, self._merged, self._request)
-        self._compute(request, works, list(range(step.rows)))
+        ((uid, works),) = by_weights(step.works, self._merged).items()
+        self._compute(self._merged.get(uid, self._request), works, list(range(step.rows)))
         return torch.from_numpy(self.logits().copy())
 
     def logits(self) -> Any:

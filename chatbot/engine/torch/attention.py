@@ -1,15 +1,18 @@
 """The paged KV cache and attention over it.
 
 Attention comes in two shapes: one query token, or a few with drafts, for each of many sequences
-(decode), and many query tokens of one sequence (a prefill chunk). Both first gather a sequence's
-blocks into ``[kv_heads, batch, context, head_dim]``: one contiguous copy, since attention over it
-is about three times faster on CPUs than over a strided cache.
+(decode), and many query tokens of one sequence (a prefill chunk). Both want a sequence's keys and
+values in one piece: attention over it is about three times faster on CPUs than over strided blocks.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as functional
+
+MOST = 16  # sequences in a portion of a decode group
+WASTE = 1.25  # see :func:`portions`
 
 
 class PagedCache:
@@ -60,31 +63,59 @@ class PagedCache:
 
     def gather(self, layer: int, tables: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of the sequences with block tables [batch, blocks]:
-        two of [kv_heads, batch, blocks * block_size, head_dim], contiguous."""
-        batch, count = tables.shape
-        shape = (self.kv_heads, batch, count * self.block_size, self.head_dim)
-        flat = tables.reshape(-1)
-        return (
-            self.keys[layer].index_select(1, flat).view(shape),
-            self.values[layer].index_select(1, flat).view(shape),
+        two of [batch * kv_heads, blocks * block_size, head_dim], contiguous."""
+        total = self.keys.shape[2]
+        heads = torch.arange(self.kv_heads, device=self.device)[:, None] * total
+        flat = (tables[:, None] + heads).view(-1)  # every head's blocks in a row
+        shape = (-1, tables.shape[1] * self.block_size, self.head_dim)
+        keys, values = (
+            memory[layer].flatten(0, 1).index_select(0, flat).view(shape)
+            for memory in (self.keys, self.values)
         )
+        return keys, values
+
+
+class DecodeMemory(Protocol):
+    """Where the keys and values of a decode group are in one piece."""
+
+    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Add those of the group's rows [rows, kv_heads, head_dim]; they are in the paged cache
+        already."""
+        ...
+
+    def read(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Two of [batch * kv_heads, context, head_dim], contiguous."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """Gathered from their blocks in every step."""
+
+    cache: PagedCache
+    tables: torch.Tensor  # [batch, blocks], padded with any valid block
+
+    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        pass
+
+    def read(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.cache.gather(layer, self.tables)
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeGroup:
-    """The first rows of the step: the last token of each of ``batch`` sequences, with ``queries``
-    rows for each where some have drafts.
+    """The first rows of the step: the last token of each sequence, and more where it has drafts.
 
-    ``mask`` is added to the scores: 0 where a row's token may look, -inf beyond it. It has a row
-    for each query and each of the ``shared`` heads that use the same keys.
+    All sequences have equally many queries here, and there may be more than the step has: see
+    :func:`portions`. ``mask`` is added to the scores: 0 where a query may look, -inf beyond it. It
+    has a row for each query and each of the ``shared`` heads that use the same keys.
     """
 
-    tables: torch.Tensor  # [batch, blocks], padded with any valid block
-    mask: torch.Tensor  # [batch, 1, queries * shared, blocks * block_size], the cache's type
-    # where sequences have drafts, of unequal length: the step's row for each query (padded with
-    # any), and each row's place among the queries
-    spread: torch.Tensor | None = None  # [batch * queries]
-    places: torch.Tensor | None = None  # [decode rows]
+    memory: DecodeMemory
+    mask: torch.Tensor  # [batch * kv_heads, queries * shared, context], the cache's type
+    spread: torch.Tensor  # [batch * queries] the step's row for each query (padded with any)
+    places: torch.Tensor  # [decode rows] each row's place among the queries
+    portions: tuple[int, ...]  # of the batch, computed one after the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,26 +131,39 @@ class PrefillChunk:
 
 
 def attend_decode(
-    queries: torch.Tensor, cache: PagedCache, layer: int, group: DecodeGroup, scale: float
+    queries: torch.Tensor, layer: int, group: DecodeGroup, scale: float
 ) -> torch.Tensor:
     """Attention of queries [decode rows, heads, head_dim] -> same shape."""
-    if group.spread is not None:
-        queries = queries[group.spread]
     _, heads, head_dim = queries.shape
-    keys, values = cache.gather(layer, group.tables)  # [kv_heads, batch, context, head_dim]
-    kv_heads, batch, _, _ = keys.shape
-    # the heads that share keys count as queries of one: [batch, kv_heads, queries * shared, size]
-    grouped = queries.view(batch, -1, kv_heads, heads // kv_heads, head_dim).transpose(1, 2)
-    mixed = functional.scaled_dot_product_attention(
-        grouped.reshape(batch, kv_heads, -1, head_dim),
-        keys.transpose(0, 1),
-        values.transpose(0, 1),
-        attn_mask=group.mask,
-        scale=scale,
-    )
-    mixed = mixed.reshape(batch, kv_heads, -1, heads // kv_heads, head_dim).transpose(1, 2)
-    mixed = mixed.reshape(-1, heads, head_dim)
-    return mixed if group.places is None else mixed[group.places]
+    keys, values = group.memory.read(layer)  # [batch * kv_heads, context, head_dim]
+    batch = sum(group.portions)
+    kv_heads = keys.shape[0] // batch
+    # the heads that share keys count as queries of one: [batch * kv_heads, queries * shared, size]
+    grouped = queries[group.spread].view(batch, -1, kv_heads, heads // kv_heads, head_dim)
+    grouped = grouped.transpose(1, 2).reshape(batch * kv_heads, -1, head_dim)
+    mixed = torch.empty_like(grouped)
+    sizes = [count * kv_heads for count in group.portions]
+    tensors = (group.mask, grouped, keys, values, mixed)
+    parts = zip(*(torch.split(tensor, sizes) for tensor in tensors), strict=True)
+    for mask, asked, seen, said, result in parts:
+        scores = torch.baddbmm(mask, asked, seen.transpose(1, 2), alpha=scale)
+        torch.bmm(scores.softmax(-1), said, out=result)
+    mixed = mixed.view(batch, kv_heads, -1, heads // kv_heads, head_dim).transpose(1, 2)
+    return mixed.reshape(-1, heads, head_dim)[group.places]
+
+
+def portions(sequences: int) -> tuple[int, ...]:
+    """Powers of two up to MOST that add up to so many sequences or a few more. oneDNN keeps about
+    a megabyte for every shape that came up, so few of them may; what is too much is computed to no
+    purpose."""
+    found = []
+    while sequences > 0:
+        size = min(1 << (sequences.bit_length() - 1), MOST)
+        if size < sequences < MOST and 2 * size <= WASTE * sequences:
+            size *= 2
+        found.append(size)
+        sequences -= size
+    return tuple(found)
 
 
 def attend_prefill(
@@ -130,8 +174,8 @@ def attend_prefill(
     context = chunk.past + queries.shape[0]
     mixed = functional.scaled_dot_product_attention(
         queries.transpose(0, 1).unsqueeze(0),
-        keys[:, :, :context].transpose(0, 1),  # [1, kv_heads, context, head_dim]
-        values[:, :, :context].transpose(0, 1),
+        keys[:, :context].unsqueeze(0),  # [1, kv_heads, context, head_dim]
+        values[:, :context].unsqueeze(0),
         attn_mask=chunk.mask,
         is_causal=chunk.mask is None,
         scale=scale,

@@ -191,6 +191,9 @@ class Decoder:
         elif turns is not None:
             queries, keys = rotate(joined[:, :both], turns).tensor_split((self.heads,), dim=1)
         cache.write(index, batch.slots, keys, values)
+        if batch.decode is not None:
+            decoded = slice(batch.decode_rows)
+            batch.decode.memory.write(index, keys[decoded], values[decoded])
         mixed = attend(queries, batch, cache, index, layer.scale)
         return layer.out(with_spare_rows(mixed.reshape(rows, -1)), batch.segments)
 
@@ -264,7 +267,7 @@ def attend(
     parts = []
     if batch.decode is not None:
         rows = queries[: batch.decode_rows]
-        parts.append(attend_decode(rows, cache, layer, batch.decode, scale))
+        parts.append(attend_decode(rows, layer, batch.decode, scale))
     for chunk in batch.chunks:
         parts.append(attend_prefill(queries[chunk.first : chunk.last], cache, layer, chunk, scale))
     return parts[0] if len(parts) == 1 else torch.cat(parts)

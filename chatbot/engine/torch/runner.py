@@ -1,19 +1,27 @@
 """The runner: one step of the scheduler, as tensors. It knows no conversations and no text."""
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 
-from chatbot.engine.torch.attention import DecodeGroup, PagedCache, PrefillChunk
+from chatbot.engine.torch.attention import (
+    DecodeGroup,
+    DecodeMemory,
+    Gathered,
+    PagedCache,
+    PrefillChunk,
+    portions,
+)
+from chatbot.engine.torch.dense import Dense, DenseCache, room_for
 from chatbot.engine.torch.models import Batch, Decoder, LoraSegment, LoraSegments
 from chatbot.engine.torch.sampling import Choice, choose_tokens, rows_of, verify
 from chatbot.engine.torch.scheduler import Step, Work
 from chatbot.engine.torch.sequence import Sequence
 
-Model = TypeVar("Model")
+QUERIES = 3  # more than one are rounded up to a multiple: see attention.portions
 
 
 class Runner(Protocol):
@@ -31,6 +39,8 @@ class TorchRunner:
     def __init__(self, decoder: Decoder, blocks: int, block_size: int) -> None:
         self.decoder = decoder
         self._merged: dict[str, Decoder] = {}  # adapter's uid -> decoder
+        self._dense: dict[str, DenseCache] = {}  # of the last step's groups, by the same
+        self._tokens = blocks * block_size
         self.cache = PagedCache(
             layers=len(decoder.layers),
             kv_heads=decoder.kv_heads,
@@ -47,12 +57,16 @@ class TorchRunner:
             sources, targets = step.copied
             self.cache.renew(*map(self._tensor, (list(step.fresh), sources, targets)))
         found: dict[Sequence, Choice] = {}
-        for decoder, group in by_weights(step.works, self._merged, self.decoder):
+        groups = by_weights(step.works, self._merged)
+        for uid in list(self._dense):  # whoever is not in this step has no place in the next either
+            if not any(_grouped(work) for work in groups.get(uid, ())):
+                del self._dense[uid]
+        for uid, group in groups.items():
             works = _in_rows(group)
-            batch = self.build(works)
-            if decoder is not self.decoder:
+            batch = self.build(works, uid)
+            if uid:
                 batch = replace(batch, segments=())  # the adapter is in the weights
-            logits = decoder.forward(batch, self.cache)
+            logits = self._merged.get(uid, self.decoder).forward(batch, self.cache)
             rows = rows_of(works)
             if rows:
                 choices = verify(works, *choose_tokens(logits, rows))
@@ -68,8 +82,9 @@ class TorchRunner:
         """See :class:`chatbot.engine.torch.merging.MergingRunner`."""
         self._merged.pop(uid, None)
 
-    def build(self, works: list[Work]) -> Batch:
-        """The batch of works that :func:`_in_rows` has ordered."""
+    def build(self, works: list[Work], uid: str = "") -> Batch:
+        """The batch of works that :func:`_in_rows` has ordered, computed with the weights of
+        ``uid``."""
         group = [work for work in works if _grouped(work)]
         tokens = [t for work in works for t in work.tokens]
         positions = [p for work in works for p in range(work.start, work.stop)]
@@ -80,7 +95,7 @@ class TorchRunner:
             tokens=self._tensor(tokens),
             positions=self._tensor(positions),
             slots=self._tensor(self._slots(works)),
-            decode=self._decode_group(group) if group else None,
+            decode=self._decode_group(group, uid) if group else None,
             decode_rows=sum(work.rows for work in group),
             chunks=tuple(self._chunk(work, last) for work, last in longer),
             segments=_segments(works, ends),
@@ -95,29 +110,60 @@ class TorchRunner:
             for place in range(work.start, work.stop)
         ]
 
-    def _decode_group(self, works: list[Work]) -> DecodeGroup:
-        size, device = self.cache.block_size, self.cache.device
-        count = max(-(-work.stop // size) for work in works)
+    def _decode_group(self, works: list[Work], uid: str) -> DecodeGroup:
+        parts = portions(len(works))
+        batch = sum(parts)
         queries = max(work.rows for work in works)
-        tables = []
-        for work in works:
-            table = work.sequence.blocks[: -(-work.stop // size)]
-            # padded with a block of its own: the mask hides it, and what is there is finite
-            tables.append(table + [table[0]] * (count - len(table)))
-        # a query sees what is before it and itself; those that only pad see no more than the last
-        seen = [[min(work.start + q + 1, work.stop) for q in range(queries)] for work in works]
-        beyond = torch.arange(count * size, device=device) >= self._tensor(seen)[:, :, None]
-        mask = torch.zeros(beyond.shape, dtype=self.decoder.dtype, device=device)
-        mask = mask.masked_fill_(beyond, -torch.inf)[:, None]
-        shared = self.decoder.heads // self.decoder.kv_heads
-        group = DecodeGroup(self._tensor(tables), mask.repeat_interleave(shared, dim=2))
-        if queries == 1:
-            return group
-        firsts = [0, *itertools.accumulate(work.rows for work in works)]
-        pairs = list(zip(works, firsts, strict=False))
-        spread = [first + min(q, work.rows - 1) for work, first in pairs for q in range(queries)]
-        places = [n * queries + q for n, work in enumerate(works) for q in range(work.rows)]
-        return replace(group, spread=self._tensor(spread), places=self._tensor(places))
+        queries = queries if queries == 1 else -(-queries // QUERIES) * QUERIES
+        memory, places, context = self._memory(works, uid, batch)
+        firsts = itertools.accumulate((work.rows for work in works), initial=0)
+        # a place that nobody has, and a query that only pads, see something, be it to no purpose
+        spread, seen = [0] * (batch * queries), [1] * (batch * queries)
+        found: list[int] = []
+        for work, first, place in zip(works, firsts, places, strict=False):
+            at = place * queries
+            last = first + work.rows - 1
+            spread[at : at + queries] = [min(first + q, last) for q in range(queries)]
+            seen[at : at + queries] = [min(work.start + q + 1, work.stop) for q in range(queries)]
+            found += range(at, at + work.rows)
+        return DecodeGroup(
+            memory=memory,
+            mask=self._mask(self._tensor(seen).view(batch, queries), context),
+            spread=self._tensor(spread),
+            places=self._tensor(found),
+            portions=parts,
+        )
+
+    def _memory(
+        self, works: list[Work], uid: str, batch: int
+    ) -> tuple[DecodeMemory, list[int], int]:
+        """Where the works' keys and values are in one piece, the place of each, and the tokens
+        that a place has."""
+        if self.cache.device.type == "cpu":  # elsewhere memory is dearer, and gathering is not
+            if uid not in self._dense:
+                self._dense[uid] = DenseCache(self.cache, self._tokens)
+            dense = self._dense[uid]
+            places = dense.hold(works, batch)
+            if places is not None:
+                return Dense(dense, batch, dense.slots(works, places)), places, dense.room
+            del self._dense[uid]
+        size = self.cache.block_size
+        count = -(-room_for(max(work.stop for work in works)) // size)
+        tables = [work.sequence.blocks[: -(-work.stop // size)] for work in works]
+        # padded with a block of its own: the mask hides it, and what is there is finite
+        full = [table + table[:1] * (count - len(table)) for table in tables]
+        full += full[:1] * (batch - len(full))
+        gathered = Gathered(self.cache, self._tensor(full))
+        return gathered, list(range(len(works))), count * size
+
+    def _mask(self, seen: torch.Tensor, context: int) -> torch.Tensor:
+        """What is added to the scores of queries that see ``seen`` [batch, queries] tokens."""
+        beyond = torch.arange(context, device=seen.device) >= seen[:, :, None]
+        mask = torch.zeros(beyond.shape, dtype=self.decoder.dtype, device=seen.device)
+        mask = mask.masked_fill_(beyond, -torch.inf)
+        kv_heads, shared = self.decoder.kv_heads, self.decoder.heads // self.decoder.kv_heads
+        mask = mask.repeat_interleave(shared, dim=1)[:, None]
+        return mask.expand(-1, kv_heads, -1, -1).flatten(0, 1)
 
     def _chunk(self, work: Work, last: int) -> PrefillChunk:
         table = work.sequence.blocks[: -(-work.stop // self.cache.block_size)]
@@ -131,17 +177,15 @@ class TorchRunner:
         return torch.tensor(values, dtype=torch.long, device=self.cache.device)
 
 
-def by_weights(
-    works: Iterable[Work], merged: Mapping[str, Model], base: Model
-) -> list[tuple[Model, list[Work]]]:
-    """The works of each model that a step needs: those whose adapter, by uid, has one in
-    ``merged``, and all others together."""
+def by_weights(works: Iterable[Work], merged: Container[str]) -> dict[str, list[Work]]:
+    """The works of each model that a step needs: those whose adapter has one, by its uid, and all
+    others together, by ""."""
     groups: dict[str, list[Work]] = {}
     for work in works:
         adapter = work.sequence.adapter
         uid = adapter.uid if adapter is not None and adapter.uid in merged else ""
         groups.setdefault(uid, []).append(work)
-    return [(merged.get(uid, base), group) for uid, group in groups.items()]
+    return groups
 
 
 def _grouped(work: Work) -> bool:
