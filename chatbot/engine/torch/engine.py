@@ -20,7 +20,7 @@ import torch
 from chatbot.engine.interface import Chunk, EngineStats, GenerationRequest
 from chatbot.engine.torch.adapters import LoraAdapter, load_adapter
 from chatbot.engine.torch.blocks import BLOCK_SIZE, BlockManager
-from chatbot.engine.torch.device import resolve_device, resolve_dtype, use_threads
+from chatbot.engine.torch.device import release_memory, resolve_device, resolve_dtype, use_threads
 from chatbot.engine.torch.draft_policy import DraftPolicy
 from chatbot.engine.torch.drafts import ReplyDrafter
 from chatbot.engine.torch.families import build_decoder
@@ -110,6 +110,7 @@ class TorchEngine:
             return
         self._loop = asyncio.get_running_loop()
         await self._loop.run_in_executor(self._loader, self._load)
+        await self._loop.run_in_executor(self._loader, release_memory)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 

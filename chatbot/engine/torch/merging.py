@@ -16,7 +16,7 @@ import structlog
 import torch
 
 from chatbot.engine.torch.adapters import LoraAdapter, merge_adapter
-from chatbot.engine.torch.device import use_threads
+from chatbot.engine.torch.device import release_memory, use_threads
 from chatbot.engine.torch.models import Decoder, Layer, Linear
 
 log = structlog.get_logger(__name__)
@@ -114,7 +114,10 @@ class Merger:
 
     def _work(self, adapter: LoraAdapter, uid: str) -> None:
         use_threads(1)  # replies go on beside it
-        self._runner.merge(uid, self._build(adapter))
+        try:
+            self._runner.merge(uid, self._build(adapter))
+        finally:
+            release_memory()
 
 
 def merge_into(decoder: Decoder, adapter: LoraAdapter) -> None:
