@@ -55,11 +55,16 @@ class PagedCache:
     def write(
         self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> None:
-        """Store keys and values [tokens, kv_heads, head_dim] at slots [tokens] (block number *
-        block_size + place in the block)."""
-        flat = (self.kv_heads, -1, self.head_dim)
-        self.keys[layer].view(flat).index_copy_(1, slots, keys.transpose(0, 1))
-        self.values[layer].view(flat).index_copy_(1, slots, values.transpose(0, 1))
+        """Store keys and values [tokens, kv_heads, head_dim] at :meth:`slots`."""
+        for memory, fresh in ((self.keys, keys), (self.values, values)):
+            flat = fresh.reshape(-1, self.head_dim)
+            memory[layer].view(-1, self.head_dim).index_copy_(0, slots, flat)
+
+    def slots(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Where a layer has the tokens [tokens] (block number * block_size + place in the block)
+        of each head: [tokens * kv_heads]."""
+        total = self.keys.shape[2] * self.block_size
+        return (tokens[:, None] + total * torch.arange(self.kv_heads, device=self.device)).view(-1)
 
     def gather(self, layer: int, tables: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of the sequences with block tables [batch, blocks]:

@@ -60,14 +60,14 @@ class DenseCache:
 
     def slots(self, works: list[Work], places: list[int]) -> torch.Tensor:
         """Where keys and values of the works' rows go, as rows of :meth:`layer`:
-        [rows, kv_heads]."""
+        [rows * kv_heads]."""
         heads = torch.arange(self._place[0]) * self._room
         rows = [
             place * self._place[0] * self._room + token
             for work, place in zip(works, places, strict=True)
             for token in range(work.start, work.stop)
         ]
-        return torch.tensor(rows)[:, None] + heads
+        return (torch.tensor(rows)[:, None] + heads).view(-1)
 
     def layer(self, index: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values: two of [places * kv_heads, room, head_dim], contiguous."""
@@ -132,13 +132,12 @@ class Dense:
 
     cache: DenseCache
     places: int
-    slots: torch.Tensor  # [rows, kv_heads] where their keys and values go
+    slots: torch.Tensor  # [rows * kv_heads] where their keys and values go
 
     def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        flat = self.slots.view(-1)
         for memory, fresh in zip(self.read(layer), (keys, values), strict=True):
             size = fresh.shape[-1]
-            memory.view(-1, size).index_copy_(0, flat, fresh.reshape(-1, size))
+            memory.view(-1, size).index_copy_(0, self.slots, fresh.reshape(-1, size))
 
     def read(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self.cache.layer(layer, self.places)

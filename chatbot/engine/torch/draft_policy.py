@@ -77,11 +77,12 @@ class StepCost:
         self._curve = self._rising()
 
     def _rising(self) -> list[tuple[float, float]]:
-        """The points by rows; none costs less than one of fewer rows."""
+        """The points by rows; none costs more than one of more rows. So what was disturbed, or the
+        first of its kind, is not believed for long, though no other of as few rows may come."""
         curve: list[tuple[float, float]] = []
-        for rows, seconds in sorted(self._points.values()):
-            curve.append((rows, max(seconds, curve[-1][1]) if curve else seconds))
-        return curve
+        for rows, seconds in sorted(self._points.values(), reverse=True):
+            curve.append((rows, min(seconds, curve[-1][1]) if curve else seconds))
+        return curve[::-1]
 
     @property
     def known(self) -> bool:
@@ -115,7 +116,7 @@ class DraftPolicy:
         if not self.cost.known or self._idle_steps >= PROBE_EVERY:
             return 0.0
         now, more = self.cost.seconds(rows), self.cost.seconds(rows + 1)
-        return replies * (more - now) / now
+        return replies * (more - now) / self.cost.seconds(replies)
 
     def best_chance(self) -> float:
         """Of any source and length of match; 1 before anything was verified."""
@@ -150,10 +151,11 @@ class DraftPolicy:
         if not self.cost.known:
             return 0
         tokens = float(replies)
-        best, best_rate = 0, tokens / self.cost.seconds(rows)
+        prompts = self.cost.seconds(rows) - self.cost.seconds(replies)
+        best, best_rate = 0, tokens / self.cost.seconds(replies)
         for count, chance in enumerate(chances, start=1):
             tokens += chance
-            rate = tokens / self.cost.seconds(rows + count)
+            rate = tokens / (self.cost.seconds(rows + count) - prompts)
             if rate > best_rate:
                 best, best_rate = count, rate
         return best

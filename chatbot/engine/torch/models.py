@@ -93,7 +93,7 @@ class Batch:
 
     tokens: torch.Tensor  # [rows]
     positions: torch.Tensor  # [rows]
-    slots: torch.Tensor  # [rows] where keys and values go
+    slots: torch.Tensor  # [rows * kv_heads] where keys and values go
     decode: DecodeGroup | None
     decode_rows: int
     chunks: tuple[PrefillChunk, ...]

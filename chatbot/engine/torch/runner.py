@@ -94,7 +94,7 @@ class TorchRunner:
         return Batch(
             tokens=self._tensor(tokens),
             positions=self._tensor(positions),
-            slots=self._tensor(self._slots(works)),
+            slots=self.cache.slots(self._tensor(self._tokens_of(works))),
             decode=self._decode_group(group, uid) if group else None,
             decode_rows=sum(work.rows for work in group),
             chunks=tuple(self._chunk(work, last) for work, last in longer),
@@ -102,7 +102,7 @@ class TorchRunner:
             sampled=self._tensor(list(itertools.chain.from_iterable(wanted))),
         )
 
-    def _slots(self, works: list[Work]) -> list[int]:
+    def _tokens_of(self, works: list[Work]) -> list[int]:
         size = self.cache.block_size
         return [
             work.sequence.blocks[place // size] * size + place % size

@@ -82,7 +82,7 @@ class Replies:
             ]
         )
         for layer in range(LAYERS):
-            self.cache.write(layer, paged, *fresh[:, layer])
+            self.cache.write(layer, self.cache.slots(paged), *fresh[:, layer])
             view = Dense(self.dense, batch, self.dense.slots(works, places))
             view.write(layer, *fresh[:, layer])
             for work, place in zip(works, places, strict=True):
