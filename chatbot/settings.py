@@ -171,7 +171,10 @@ class Settings(BaseSettings):
         256, ge=1, description="API requests that may wait for a worker; the next one gets 429."
     )
     kv_cache_tokens: int = Field(
-        65536, ge=1024, description="Tokens that the KV cache of one worker holds."
+        65536,
+        ge=1024,
+        description="Tokens that the KV cache of one worker holds. On a CPU the torch runtime has "
+        "those of running replies once more, at most as many for each set of weights in use.",
     )
     prefill_chunk_tokens: int = Field(
         256, ge=16, description="Most prompt tokens prefilled in one step beside running replies."

@@ -47,6 +47,24 @@ def test_of_many_replies_only_the_likely_draft_under_full_load() -> None:
     assert made.least_chance(16, 16) == pytest.approx(16 / 26, rel=0.1)
 
 
+def test_prompts_in_the_same_step_make_drafts_no_cheaper() -> None:
+    made = policy(10.0, 1.0, 0.6)
+    pairs = [(DRAFT, own(0.5)) for _ in range(16)]
+    assert made.lengths(pairs, 16, 100) == made.lengths(pairs, 16, 16) == [0] * 16
+    assert made.least_chance(16, 100) == pytest.approx(made.least_chance(16, 16), rel=0.1)
+
+
+def test_a_first_step_that_took_long_makes_no_later_draft_cheap() -> None:
+    """With drafts in every step no other of so few rows comes that could mend it."""
+    made = policy(10.0, 1.0, 0.6)
+    made.cost = StepCost()
+    made.cost.observe(16, 500.0)
+    for rows in (32, 64, 128):
+        made.cost.observe(rows, 10.0 + rows)
+    assert made.lengths([(DRAFT, own(0.5))] * 16, 16, 16) != [8] * 16
+    assert made.cost.seconds(16) == 42.0
+
+
 def test_the_length_is_the_best_there_is() -> None:
     """By trying every length."""
     made, chance = policy(5.0, 1.0, 0.8), own(0.8)
