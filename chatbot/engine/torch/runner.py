@@ -5,6 +5,7 @@ from collections.abc import Container, Iterable
 from dataclasses import replace
 from typing import Protocol
 
+import structlog
 import torch
 
 from chatbot.engine.torch.attention import (
@@ -21,6 +22,7 @@ from chatbot.engine.torch.sampling import Choice, choose_tokens, rows_of, verify
 from chatbot.engine.torch.scheduler import Step, Work
 from chatbot.engine.torch.sequence import Sequence
 
+log = structlog.get_logger(__name__)
 QUERIES = 3  # more than one are rounded up to a multiple: see attention.portions
 
 
@@ -140,13 +142,11 @@ class TorchRunner:
         """Where the works' keys and values are in one piece, the place of each, and the tokens
         that a place has."""
         if self.cache.device.type == "cpu":  # elsewhere memory is dearer, and gathering is not
-            if uid not in self._dense:
-                self._dense[uid] = DenseCache(self.cache, self._tokens)
-            dense = self._dense[uid]
+            dense = self._dense.pop(uid, None) or self._new_dense()
             places = dense.hold(works, batch)
             if places is not None:
+                self._dense[uid] = dense
                 return Dense(dense, batch, dense.slots(works, places)), places, dense.room
-            del self._dense[uid]
         size = self.cache.block_size
         count = -(-room_for(max(work.stop for work in works)) // size)
         tables = [work.sequence.blocks[: -(-work.stop // size)] for work in works]
@@ -155,6 +155,14 @@ class TorchRunner:
         full += full[:1] * (batch - len(full))
         gathered = Gathered(self.cache, self._tensor(full))
         return gathered, list(range(len(works))), count * size
+
+    def _new_dense(self) -> DenseCache:
+        try:
+            return DenseCache(self.cache, self._tokens)
+        except RuntimeError as error:  # a system that promises no more memory than it has
+            log.warning("running replies are gathered in every step", reason=str(error))
+            self._tokens = 0
+            return DenseCache(self.cache, 0)
 
     def _mask(self, seen: torch.Tensor, context: int) -> torch.Tensor:
         """What is added to the scores of queries that see ``seen`` [batch, queries] tokens."""

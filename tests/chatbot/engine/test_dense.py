@@ -1,7 +1,6 @@
 """The dense cache holds what the blocks hold, whoever comes and goes."""
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -13,7 +12,6 @@ from chatbot.engine.torch.attention import MOST, PagedCache, portions
 from chatbot.engine.torch.blocks import BLOCK_SIZE
 from chatbot.engine.torch.dense import GRAIN, Dense, DenseCache
 from chatbot.engine.torch.families import build_decoder
-from chatbot.engine.torch.models import Decoder
 from chatbot.engine.torch.runner import TorchRunner
 from chatbot.engine.torch.scheduler import Step, Work
 from chatbot.engine.torch.sequence import Sequence
@@ -144,22 +142,27 @@ def test_more_than_it_may_have_is_refused() -> None:
     assert replies.dense.hold(works[:4], 4) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("adapted", ["llama", "gpt2"])
-async def test_gathered_in_every_step_it_is_the_same(adapted: str) -> None:
-    """As where it would take too much memory, and on other devices."""
-    model = tiny_model(adapted)
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+async def test_gathered_in_every_step_it_is_the_same(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the system has no memory for it, or it would take too much, and on other devices."""
+    model = tiny_model(family)
 
-    def gathering(decoder: Decoder, blocks: int, block_size: int) -> TorchRunner:
-        runner = TorchRunner(decoder, blocks, block_size)
-        runner._tokens = 0
-        return runner
+    def scarce(cache: PagedCache, most: int) -> DenseCache:
+        if most:
+            raise RuntimeError("can't allocate memory")
+        return DenseCache(cache, most)
 
-    async def said(make_runner: Callable[[Decoder, int, int], TorchRunner]) -> list[list[int]]:
-        async with running(model, runner=make_runner) as engine:
+    async def said() -> list[list[int]]:
+        async with running(model) as engine:
             asked = [request(prompt, max_tokens=70, ignore_eos=True) for prompt in PROMPTS]
             return list(await asyncio.gather(*(tokens_of(engine, one) for one in asked)))
 
-    assert await said(gathering) == await said(TorchRunner)
+    wanted = await said()
+    with monkeypatch.context() as patched:
+        patched.setattr("chatbot.engine.torch.runner.DenseCache", scarce)
+        assert await said() == wanted
 
 
 def test_memory_is_given_back_with_the_last_sequence() -> None:
