@@ -52,6 +52,12 @@ async def _body(request: Request) -> Any:
             raise Refused(f"the body is longer than {MOST_BYTES} bytes", code="too_long")
         parts.append(part)
     try:
-        return json.loads(b"".join(parts))
+        found = json.loads(b"".join(parts))
+        json.dumps(found, ensure_ascii=False).encode()  # neither store nor answer could hold it
+        return found
+    except RecursionError:
+        raise Refused("the body is nested too deeply", code="invalid_json") from None
+    except UnicodeEncodeError:
+        raise Refused("the body holds half of a surrogate pair: send whole characters") from None
     except ValueError:
         raise Refused("the body is not JSON", code="invalid_json") from None

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from redis.asyncio import Redis
@@ -179,3 +180,27 @@ async def test_the_same_on_a_cluster(cluster_url: str, database: Database, tmp_p
             assert {answer.choices[0].message.content for answer in answers} == {TEXT}
     finally:
         await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        (rb'{"model":"live","messages":[{"role":"user","content":"a\ud800b"}]}', "surrogate"),
+        (rb'{"model":"live","messages":[{"role":"user","content":"a"}],"\udc00":1}', "surrogate"),
+        (b"[" * 100_000, "nested"),
+        (b'{"a":' * 100_000, "nested"),
+        (b"{", "not JSON"),
+        (b'"\xff"', "not JSON"),
+    ],
+    ids=["half a character", "in a name", "deep lists", "deep objects", "cut off", "no UTF-8"],
+)
+async def test_a_body_that_cannot_be_read_is_refused_in_openais_form(
+    desk: Desk, body: bytes, word: str
+) -> None:
+    headers = {"Authorization": f"Bearer {desk.key}", "Content-Type": "application/json"}
+    async with httpx.AsyncClient(base_url=desk.server.url, headers=headers) as http:
+        answer = await http.post("/v1/chat/completions", content=body)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert word in error["message"]
