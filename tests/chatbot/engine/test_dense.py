@@ -119,19 +119,19 @@ def test_it_holds_what_the_blocks_hold(data: st.DataObject) -> None:
             replies.running[n].computed = data.draw(st.integers(0, longest))
 
 
-def test_what_is_not_a_number_stays_with_its_sequence() -> None:
+@pytest.mark.parametrize("computed", [3, GRAIN - 1])  # GRAIN - 1: the next step needs more room
+def test_what_is_not_a_number_stays_with_its_sequence(computed: int) -> None:
     replies = Replies()
-    broken = replies.begin(GRAIN)
+    broken = replies.begin(2 * GRAIN - 1)
     for memory in (replies.cache.keys, replies.cache.values):
         memory[:, :, broken.blocks] = torch.nan
-    works = [Work(broken, GRAIN, GRAIN + 1, True, True)]
+    works = [Work(broken, broken.computed, 2 * GRAIN, True, True)]
     assert replies.dense.hold(works, 1) == [0]
     assert replies.dense.layer(0, 1)[0].isnan().any()
     replies.running = []
-    replies.begin(3)
+    after = replies.begin(computed)
     replies.step({0: 1})  # in the same place; what is there beyond it is compared, too
-    replies.running = []
-    replies.begin(2 * GRAIN)
+    after.computed += 1
     replies.step({0: 1})
 
 
