@@ -1,12 +1,16 @@
 """Choosing the next tokens of many replies, each by its own parameters.
 
 The order of operations and their meaning are those of transformers: repetition penalty (CTRL,
-arXiv 1909.05858), temperature, top-k, top-p (nucleus sampling, arXiv 1904.09751). The draw is by
-the inverse of the cumulative distribution from one uniform number per token, which each reply
-takes from a generator of its own: other replies in the batch neither see nor change it.
+arXiv 1909.05858), temperature, top-k, top-p (nucleus sampling, arXiv 1904.09751). Of what they
+leave, the token is drawn whose logarithmic probability plus Gumbel noise is largest (the Gumbel-max
+trick, arXiv 1611.01144). The noise belongs to the reply's seed, the place in the reply and the
+token: other replies in the batch neither see nor change it, and where probabilities come out a
+little different, as on another kind of processor, the same seed gives another token near a tie
+alone. (A number that is looked up in the cumulated probabilities gives another one far more often:
+what is rounded at one token moves all that come after it.)
 
 Drafted tokens are verified by choosing at each of their places as if there were no draft, with the
-random number that belongs to the place, and going on while the choice is what was drafted. A draft
+noise that belongs to the place, and going on while the choice is what was drafted. A draft
 is a guess without a spread, so that is the rule of speculative sampling (arXiv 2211.17192): token
 ``d`` stands with probability ``p(d)``, and what replaces it has the distribution ``p`` without
 ``d``. And more: the same seed gives the same reply, whatever was drafted.
@@ -26,6 +30,10 @@ from chatbot.engine.torch.scheduler import Work
 
 # most nuclei hold fewer tokens than this; those that do not are ranked in full
 FEW_CANDIDATES = 256
+# of splitmix64 (Steele, Lea, Flood, doi 10.1145/2660193.2660195), as signed numbers
+_STEP, _FIRST, _SECOND = (
+    number - (1 << 64) for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+)
 
 
 class TokenChooser:
@@ -38,7 +46,7 @@ class TokenChooser:
         self._product = 1.0
         self.chosen = 0
         self._random = random.Random(params.seed)  # None: seeded by the system
-        self._uniform: deque[float] = deque()  # of the next tokens
+        self._keys: deque[int] = deque()  # of the next tokens
         self._seen: dict[int, None] = {}
         if self.penalised:
             self._seen = dict.fromkeys(prompt)
@@ -71,16 +79,16 @@ class TokenChooser:
         """Product of the same probabilities: how probable this very reply was."""
         return self._product if self.chosen else None
 
-    def uniform(self, ahead: int) -> float:
-        """The random number of the token after the next ``ahead`` ones."""
-        while len(self._uniform) <= ahead:
-            self._uniform.append(self._random.random())
-        return self._uniform[ahead]
+    def key(self, ahead: int) -> int:
+        """What the noise of the token after the next ``ahead`` ones is made of, 63 bits."""
+        while len(self._keys) <= ahead:
+            self._keys.append(self._random.getrandbits(63))
+        return self._keys[ahead]
 
     def record(self, token: int, probability: float) -> None:
         """The token is part of the reply now."""
-        if self._uniform:
-            self._uniform.popleft()
+        if self._keys:
+            self._keys.popleft()
         self.probability_sum += probability
         self._product *= probability
         self.chosen += 1
@@ -182,30 +190,27 @@ def _penalise(scores: torch.Tensor, logits: torch.Tensor, rows: Items[Row]) -> t
 
 
 def _draw(scores: torch.Tensor, rows: Items[Row]) -> torch.Tensor:
-    """Draw one token per row of scores [rows, vocabulary] -> [rows].
+    """Draw one token per row of scores [rows, vocabulary] -> [rows]."""
 
-    Which of the ways below a row goes depends on the row alone, never on its neighbours: they
-    order the tokens differently, so the same random number picks different ones.
-    """
-
-    def column(values: list[float]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float64, device=scores.device)[:, None]
+    def column(values: list[float], dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        return torch.tensor(values, dtype=dtype, device=scores.device)[:, None]
 
     choosers = [row.chooser for row in rows]
     scores = scores / column([chooser.params.temperature for chooser in choosers]).float()
-    uniform = column([row.chooser.uniform(len(row.ahead)) for row in rows])
+    keys = column([row.chooser.key(len(row.ahead)) for row in rows], torch.long)
     limits = column([chooser.params.top_k or scores.shape[1] for chooser in choosers])
     bounds = column([chooser.params.top_p for chooser in choosers])
     tokens = torch.empty(len(choosers), dtype=torch.long, device=scores.device)
     plain = [place for place, chooser in enumerate(choosers) if not chooser.restricted]
-    if plain:
-        tokens[plain] = _inverse(torch.softmax(scores[plain], dim=-1), uniform[plain])
+    for place in plain:  # noise for all at once is too much for the processor's caches
+        every = torch.arange(scores.shape[1], device=scores.device)
+        tokens[place] = (scores[place] + _noise(keys[place], every)).argmax()
     left = [place for place, chooser in enumerate(choosers) if chooser.restricted]
     for candidates in (FEW_CANDIDATES, scores.shape[1]):
         if not left:
             break
         picked, certain = _draw_ranked(
-            scores[left], limits[left], bounds[left], uniform[left], candidates
+            scores[left], limits[left], bounds[left], keys[left], candidates
         )
         tokens[left] = picked
         left = [place for place, fits in zip(left, certain.tolist(), strict=True) if not fits]
@@ -216,7 +221,7 @@ def _draw_ranked(
     scores: torch.Tensor,  # [rows, vocabulary]
     limits: torch.Tensor,  # [rows, 1] top-k
     bounds: torch.Tensor,  # [rows, 1] top-p
-    uniform: torch.Tensor,  # [rows, 1]
+    keys: torch.Tensor,  # [rows, 1]
     candidates: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw among the most probable ``candidates`` of each row: the tokens [rows], and whether
@@ -235,13 +240,23 @@ def _draw_ranked(
     outside[:, 0] = False
     unlimited = limits >= scores.shape[1]
     certain = within | (unlimited & (gathered[:, -1:] >= bounds))
-    picked = _inverse(weights.masked_fill(outside, 0.0), uniform)
-    return order.gather(1, picked[:, None]).squeeze(1), certain.squeeze(1)
+    noisy = (ranked + _noise(keys, order)).masked_fill(outside, -torch.inf)
+    picked = noisy.argmax(-1, keepdim=True)
+    return order.gather(1, picked).squeeze(1), certain.squeeze(1)
 
 
-def _inverse(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """Index [rows] at which the cumulated weights [rows, n] pass ``uniform`` [rows, 1] of their
-    sum. Never one of weight 0: there the cumulated weights do not rise."""
-    cumulated = weights.double().cumsum(dim=-1)
-    index = torch.searchsorted(cumulated, uniform * cumulated[:, -1:], right=True)
-    return index.clamp(max=weights.shape[1] - 1).squeeze(1)
+def _noise(keys: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Gumbel noise for tokens [rows, n] by keys [rows, 1], or [n] by [1]: always the same for
+    the same key and token, and independent of that of others. The bits are the token's number in
+    the stream that splitmix64 makes of the key."""
+    bits = tokens * _STEP + keys  # wraps, as all that follows
+    for shift, factor in ((30, _FIRST), (27, _SECOND)):
+        bits.bitwise_xor_(_shifted(bits, shift)).mul_(factor)
+    bits = _shifted(bits.bitwise_xor_(_shifted(bits, 31)), 11)  # 53 of them
+    uniform = bits.double().add_(0.5).mul_(2.0**-53)  # never 0 nor 1
+    return uniform.log_().neg_().log_().neg_().float()
+
+
+def _shifted(bits: torch.Tensor, count: int) -> torch.Tensor:
+    """To the right, as if the numbers had no sign."""
+    return (bits >> count).bitwise_and_((1 << (64 - count)) - 1)

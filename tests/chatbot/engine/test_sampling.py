@@ -93,6 +93,23 @@ def test_few_candidates_draw_as_the_full_ranking_does(monkeypatch: pytest.Monkey
         assert counted[0] == counted[1]
 
 
+@pytest.mark.parametrize("params", [{}, {"top_p": 0.9}, {"top_k": 40}], ids=str)
+def test_what_is_rounded_differently_draws_differently_near_ties_alone(
+    params: dict[str, float],
+) -> None:
+    """As many draws change as the probabilities do, about half a percent."""
+    torch.manual_seed(6)
+    logits = torch.randn(1, 3000)
+    count = 400
+    rows = [chooser(temperature=1.0, seed=seed, **params) for seed in range(count)]
+    before, _ = choose_tokens(logits.expand(count, -1), rows)
+    rows = [chooser(temperature=1.0, seed=seed, **params) for seed in range(count)]
+    rounded = logits * (1 + 0.004 * torch.rand(1, 3000))
+    after, _ = choose_tokens(rounded.expand(count, -1), rows)
+    assert sum(a != b for a, b in zip(before, after, strict=True)) <= 0.02 * count
+    assert len(set(before)) > 30  # they do draw
+
+
 def test_greedy_and_drawn_rows_mix() -> None:
     logits = torch.tensor([[0.0, 9.0, 1.0], [0.0, 9.0, 1.0]])
     tokens, _ = choose_tokens(logits, [chooser(), chooser(temperature=1.0, top_k=1)])
