@@ -31,6 +31,8 @@ class OpenVinoEngine(TorchEngine):
         SettingsError: a setting that this runtime cannot follow.
     """
 
+    prompts_apart = True  # see chatbot.engine.openvino.rows
+
     def __init__(self, settings: Settings, draft_policy: DraftPolicy | None = None) -> None:
         if settings.device not in ("auto", "cpu"):
             raise SettingsError(

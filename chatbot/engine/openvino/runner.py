@@ -1,8 +1,6 @@
 """The runner: one step of the scheduler on a compiled OpenVINO graph."""
 
-import itertools
 from collections.abc import Mapping
-from collections.abc import Sequence as Items
 from typing import Any
 
 import numpy as np
@@ -10,8 +8,9 @@ import openvino as ov
 import torch
 
 from chatbot.engine.openvino.export import Exported
-from chatbot.engine.openvino.graph import BLOCK_SIZE, SITES, build_graph
+from chatbot.engine.openvino.graph import SITES, build_graph
 from chatbot.engine.openvino.lora import LoraBank, LoraBanks, masks
+from chatbot.engine.openvino.rows import Rows
 from chatbot.engine.torch.adapters import LoraAdapter
 from chatbot.engine.torch.runner import by_weights
 from chatbot.engine.torch.sampling import Choice, choose_tokens, plainly_greedy, rows_of, verify
@@ -27,7 +26,7 @@ class OpenVinoRunner:
 
     Rows whose adapter was merged (:meth:`merge`) are computed by a graph of their own, the others
     of a step together, with LoRA; all of them on one cache. So what a row gives does not depend on
-    its company.
+    its company: see :mod:`chatbot.engine.openvino.rows`.
     """
 
     def __init__(
@@ -49,11 +48,13 @@ class OpenVinoRunner:
         self._request = compiled.create_infer_request()
         self._merged: dict[str, Any] = {}  # adapter's uid -> request
         self._unmerged: list[Any] = []  # what nobody uses any more; the last one goes first
-        self._last = self._request
+        self._last, self._sampled = self._request, 0
         # one block more, which nobody is given: for what is computed to no purpose
         self._spare = blocks
         self._tensors = _cache_tensors(compiled, blocks + 1)
         self._caches = [_bytes_of(tensor) for tensor in self._tensors.values()]
+        kinds = {tensor.get_element_type() for tensor in self._tensors.values()}
+        self._single = kinds <= {ov.Type.bf16, ov.Type.f32}  # see Rows
         _set_all(self._request, self._tensors)
         self._banks = LoraBanks(_sizes(model), self._kind)
         self._bank: LoraBank | None = None
@@ -78,7 +79,7 @@ class OpenVinoRunner:
         found: dict[Sequence, Choice] = {}
         for uid, works in by_weights(step.works, self._merged).items():
             request = self._merged.get(uid, self._request)
-            self._compute(request, works, _sampled(works))
+            self._compute(request, Rows.of(works, self._spare, self._single))
             sampling = [work for work in works if work.samples]
             if sampling:
                 choices = verify(sampling, *_choose(request, sampling))
@@ -89,13 +90,14 @@ class OpenVinoRunner:
     def score(self, step: Step) -> torch.Tensor:
         """Compute a step of works with one adapter, and return the logits [rows, vocabulary] of
         every row, for measurements; chooses no token."""
-        ((uid, works),) = by_weights(step.works, self._merged).items()
-        self._compute(self._merged.get(uid, self._request), works, list(range(step.rows)))
+        (uid,) = by_weights(step.works, self._merged)
+        rows = Rows.of(step.works, self._spare, self._single, every=True)
+        self._compute(self._merged.get(uid, self._request), rows)
         return torch.from_numpy(self.logits().copy())
 
     def logits(self) -> Any:
         """Of the last inference: float32 [samples, vocabulary], valid until the next one."""
-        return self._last.get_tensor("logits").data
+        return self._last.get_tensor("logits").data[: self._sampled]
 
     # -- adapters in the weights
 
@@ -118,29 +120,14 @@ class OpenVinoRunner:
 
     def _warm_up(self, request: Any) -> None:
         """What the plugin cannot run fails here, and what it does once is done."""
-        _infer(request, [0, 1], [((self._spare,), 0, 2)], [1])
+        _infer(request, Rows.of([], self._spare))
 
-    def _compute(self, request: Any, works: Items[Work], sampled: list[int]) -> None:
-        self._last = request
+    def _compute(self, request: Any, rows: Rows) -> None:
+        self._last, self._sampled = request, len(rows.sampled)
         if request is self._request:
-            self._set_adapters(works)
-        _infer(
-            request,
-            [t for work in works for t in work.tokens],
-            [(work.sequence.blocks, work.start, work.stop) for work in works],
-            sampled,
-        )
-
-    def _set_adapters(self, works: Items[Work]) -> None:
-        owners = []
-        first = 0
-        for work in works:
-            last = first + work.rows
-            if work.sequence.adapter is not None:
-                owners.append((work.sequence.adapter, first, last))
-            first = last
-        used = {adapter.uid: adapter for adapter, _, _ in owners}
-        self._use(self._banks.bank(list(used.values())), owners, first)
+            used = {adapter.uid: adapter for adapter, _, _ in rows.owners}
+            self._use(self._banks.bank(list(used.values())), rows.owners, rows.count)
+        _infer(request, rows)
 
     def _use(self, bank: LoraBank, owners: list[tuple[LoraAdapter, int, int]], rows: int) -> None:
         if bank is not self._bank:
@@ -150,45 +137,25 @@ class OpenVinoRunner:
             self._request.set_tensor(f"lora_mask.{site}", ov.Tensor(mask))
 
 
-def _sampled(works: Items[Work]) -> list[int]:
-    """Rows whose logits are wanted."""
-    ends = itertools.accumulate(work.rows for work in works)
-    wanted = (range(end - work.choices, end) for work, end in zip(works, ends, strict=True))
-    return list(itertools.chain.from_iterable(wanted))
-
-
-def _infer(
-    request: Any, tokens: list[int], spans: Items[tuple[Items[int], int, int]], sampled: list[int]
-) -> None:
-    """Compute ``tokens`` [rows], the rows of all spans. A span is (blocks, start, end): positions
-    ``start .. end-1`` of a sequence in those blocks. ``sampled``: rows whose logits are wanted."""
-    tables = [blocks[: -(-end // BLOCK_SIZE)] for blocks, _, end in spans]
-    inputs: dict[str, Any] = {
-        "tokens": tokens,
-        "positions": [place for _, start, end in spans for place in range(start, end)],
-        "past_lens": [start for _, start, _ in spans],
-        "subsequence_begins": [0, *itertools.accumulate(e - s for _, s, e in spans)],
-        "block_indices": [block for table in tables for block in table],
-        "block_indices_begins": [0, *itertools.accumulate(map(len, tables))],
-        "max_context_len": max(end for _, _, end in spans),
-        "sampled": sampled,
-    }
-    for name, values in inputs.items():
-        request.set_tensor(name, ov.Tensor(np.array(values, np.int32)))
+def _infer(request: Any, rows: Rows) -> None:
+    for name, tensor in rows.inputs().items():
+        request.set_tensor(name, tensor)
     request.start_async()  # not infer(): that copies every output
     request.wait()
 
 
 def _choose(request: Any, works: list[Work]) -> tuple[list[int], list[float]]:
     """From the outputs of the last inference, which are valid until the next one."""
+    rows = rows_of(works)
     if plainly_greedy(works):
         best, probability, total = (
-            request.get_tensor(name).data[:, 0] for name in ("best", "probability", "total")
+            request.get_tensor(name).data[: len(rows), 0]
+            for name in ("best", "probability", "total")
         )
         # NaN says that the row's logits are not finite numbers
         return best.tolist(), np.where(np.isfinite(total), probability, np.nan).tolist()
-    logits = request.get_tensor("logits").data  # float32 [samples, vocabulary]
-    return choose_tokens(torch.from_numpy(logits), rows_of(works))
+    logits = request.get_tensor("logits").data  # float32 [samples or 2, vocabulary]
+    return choose_tokens(torch.from_numpy(logits[: len(rows)]), rows)
 
 
 def _cache_tensors(compiled: Any, blocks: int) -> dict[str, Any]:

@@ -57,6 +57,8 @@ class TorchEngine:
     ``load_tokenizer(name, data_dir)`` its tokenizer.
     """
 
+    prompts_apart = False  # see Scheduler
+
     def __init__(
         self,
         settings: Settings,
@@ -173,6 +175,7 @@ class TorchEngine:
             prefill_chunk_tokens=settings.prefill_chunk_tokens,
             drafter=self._drafter,
             pace=pace,
+            prompts_apart=self.prompts_apart,
         )
 
     async def close(self) -> None:

@@ -102,7 +102,12 @@ class Step:
 
 
 class Scheduler:
-    """Waiting and running sequences over one :class:`BlockManager`. Not thread-safe."""
+    """Waiting and running sequences over one :class:`BlockManager`. Not thread-safe.
+
+    ``prompts_apart``: no work has tokens of a prompt and others, for runners that compute them in
+    different ways. So a reply that was preempted takes a step more, and the first token of one
+    has no drafts behind it.
+    """
 
     def __init__(
         self,
@@ -113,6 +118,7 @@ class Scheduler:
         prefill_chunk_tokens: int,
         drafter: Drafter | None = None,
         pace: PrefillPace | None = None,
+        prompts_apart: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if prefill_chunk_tokens < blocks.block_size:
@@ -123,6 +129,7 @@ class Scheduler:
         self.prefill_chunk_tokens = prefill_chunk_tokens
         self.drafter = drafter
         self.pace = pace
+        self.prompts_apart = prompts_apart
         self.waiting: list[Sequence] = []  # by arrival
         self.running: list[Sequence] = []  # by arrival
         self.prefill_tokens_computed = 0
@@ -205,7 +212,7 @@ class Scheduler:
         stopped = [item for item in [*self.running, *self.waiting] if item.cancelled]
         for sequence in stopped:
             self.finish(sequence, "stopped")
-        plan = _Plan(self.prefill_chunk_tokens, self._paced_budget())
+        plan = _Plan(self.prefill_chunk_tokens, self._paced_budget(), self.prompts_apart)
         for sequence in list(self.running):
             if sequence in self.running:  # an older one may have preempted it
                 self._continue(sequence, plan)
@@ -302,7 +309,11 @@ class Scheduler:
     def _add_drafts(self, plan: "_Plan") -> None:
         if self.drafter is None:
             return
-        sequences = [work.sequence for work in plan.works if work.samples]
+        sequences = [
+            work.sequence
+            for work in plan.works
+            if work.samples and (work.decodes or not self.prompts_apart)
+        ]
         drafts = self.drafter.plan(sequences, sum(work.rows for work in plan.works))
         for index, work in enumerate(plan.works):
             draft = drafts.get(work.sequence) if work.samples else None
@@ -419,7 +430,8 @@ class Scheduler:
 class _Plan:
     """A step in the making."""
 
-    def __init__(self, budget: int, paced: int) -> None:
+    def __init__(self, budget: int, paced: int, apart: bool) -> None:
+        self._apart = apart
         self.budget = budget  # prompt tokens that may still be placed
         self._paced = paced  # of them, those of prompts that are longer than one step's
         self._longest = budget
@@ -430,14 +442,18 @@ class _Plan:
         self._counted = 0  # works whose blocks are in _coming
 
     def chunk(self, sequence: Sequence, copied: int, block_size: int) -> int:
-        """Tokens to prefill now, after those that are copied: all that is left, or else as many
+        """Tokens to prefill now, after those that are copied: all that are left, or else as many
         as end where a block does, so that the next chunk starts there; smaller pieces of a long
         prompt beside replies."""
         room, grain = self.budget, block_size
         if self._is_long(sequence) and self._paced < self._longest:
             room, grain = min(room, self._paced), min(block_size, GRAIN)
-        if sequence.remaining - copied <= room:
-            return sequence.remaining - copied
+        left = sequence.remaining - copied
+        of_prompt = len(sequence.prompt) - sequence.computed - copied
+        if self._apart and of_prompt > 0:
+            left = of_prompt
+        if left <= room:
+            return left
         return max(0, room - (sequence.computed + copied + room) % grain)
 
     def _is_long(self, sequence: Sequence) -> bool:

@@ -136,6 +136,9 @@ def check_fairness(scheduler: Scheduler, step: Step, before: list[Sequence]) -> 
     for work in step.works:
         assert len(work.sequence.blocks) == scheduler.blocks.blocks_for(work.stop)
         assert len(work.drafted) <= draft_room(work.sequence)
+        if scheduler.prompts_apart:
+            told = len(work.sequence.prompt)
+            assert work.stop <= told or work.start >= told
     everyone = scheduler.running + scheduler.waiting
     if everyone:
         assert min(everyone, key=lambda item: item.arrival) in placed, "the oldest stood still"
@@ -172,6 +175,7 @@ operation = st.one_of(
     max_running=st.integers(1, 6),
     chunk=st.integers(4, 20),
     drafts=st.one_of(st.none(), st.integers(0, 1000)),
+    apart=st.booleans(),
     operations=st.lists(operation, max_size=40),
 )
 def test_random_traffic(
@@ -179,10 +183,16 @@ def test_random_traffic(
     max_running: int,
     chunk: int,
     drafts: int | None,
+    apart: bool,
     operations: list[tuple[Any, ...]],
 ) -> None:
-    drafter = None if drafts is None else RandomDrafter(drafts)
-    scheduler = make(blocks, max_running=max_running, prefill_chunk_tokens=chunk, drafter=drafter)
+    scheduler = make(
+        blocks,
+        max_running=max_running,
+        prefill_chunk_tokens=chunk,
+        drafter=None if drafts is None else RandomDrafter(drafts),
+        prompts_apart=apart,
+    )
     model = MockModel(blocks)
     everyone: list[Sequence] = []
     failed: list[Sequence] = []
