@@ -3,6 +3,7 @@
     python -m bench.engine --check NAME [--runtime torch|openvino] [--version DIRECTORY] [--quick]
 
     identity   float32 torch says what transformers' generate says, whatever happens meanwhile
+    company    a reply is the same alone and among others
     leaks      a thousand random requests and cancels leave nothing
     arrival    a long prompt arrives beside running replies
     turns      the sixth turn prefills its new text alone
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from bench.serving import DATA
 
-CHECKS = ("identity", "leaks", "arrival", "turns", "quality", "versions")
+CHECKS = ("identity", "company", "leaks", "arrival", "turns", "quality", "versions")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -34,7 +34,7 @@ async def check(options: argparse.Namespace) -> dict[str, Any]:
         await asyncio.to_thread(make_adapter, model, 8, other)
         del model
         async with opened(options.runtime, options.version, **settings) as engine:
-            await _until_merged(engine, {TUNED} if adapter else set())
+            await until_merged(engine, {TUNED} if adapter else set())
             gc.collect()
             gc.freeze()  # as a worker does
             prompts = [prompt_of(engine, turn.messages) for turn in turns]
@@ -67,7 +67,7 @@ async def _beside(
     began = time.perf_counter()
     await engine.load_adapter("other", other)
     moments["loaded"] = time.perf_counter()
-    await _until_merged(engine, {"other"} | ({adapter} if adapter else set()))
+    await until_merged(engine, {"other"} | ({adapter} if adapter else set()))
     moments["merged"] = time.perf_counter()
     await engine.drop_adapter("other")
     moments["removed"] = time.perf_counter() + 0.5  # memory is given back
@@ -129,7 +129,7 @@ def _gaps(said: list[Said], began: float, ended: float) -> list[float]:
     ]
 
 
-async def _until_merged(engine: Any, names: set[str]) -> None:
+async def until_merged(engine: Any, names: set[str]) -> None:
     merger = engine._merger
     async with asyncio.timeout(PATIENCE):
         while merger._most and set(merger.merged) != names:  # noqa: ASYNC110

@@ -46,7 +46,7 @@ class Linear:
             delta = segment.deltas[self.site]
             if delta is not None:
                 rows = slice(segment.first, segment.last)
-                y[rows].addmm_(x[rows] @ delta.down, delta.up)
+                _add(delta, x[rows], y[rows])
         return y
 
 
@@ -70,6 +70,14 @@ class LoraSegment:
 
 
 LoraSegments = tuple[LoraSegment, ...]
+
+
+def _add(delta: LoraDelta, x: torch.Tensor, y: torch.Tensor) -> None:
+    """To y [rows, out] what the adapter makes of x [rows, in]."""
+    sum_ = with_spare_rows(y)
+    sum_.addmm_(with_spare_rows(x) @ delta.down, delta.up)
+    if sum_ is not y:
+        y.copy_(sum_[: y.shape[0]])
 
 
 @dataclass(slots=True)
@@ -240,16 +248,18 @@ def _shape_of(weight: torch.Tensor) -> torch.Tensor:
     return torch.zeros(1, dtype=weight.dtype).expand(weight.shape)
 
 
-def rounded(rows: int) -> int:
-    """The number of rows that is computed for so many: powers of two, then multiples of GRAIN."""
+def rounded(rows: int, dtype: torch.dtype) -> int:
+    """The number of rows that is computed for so many: powers of two, then multiples of GRAIN. One
+    in bfloat16 is two: there alone, oneDNN adds its products up in another order."""
     if rows <= GRAIN:
-        return 1 << (rows - 1).bit_length() if rows else 0
+        least = 2 if dtype == torch.bfloat16 else 1
+        return max(least, 1 << (rows - 1).bit_length()) if rows else 0
     return -(-rows // GRAIN) * GRAIN
 
 
 def with_spare_rows(x: torch.Tensor) -> torch.Tensor:
     """[rows, size] -> [rounded rows, size]; what is added is zero, and nobody looks at it."""
-    spare = rounded(x.shape[0]) - x.shape[0]
+    spare = rounded(x.shape[0], x.dtype) - x.shape[0]
     return functional.pad(x, (0, 0, 0, spare)) if spare else x
 
 

@@ -9,6 +9,8 @@ import structlog
 import torch
 
 from chatbot.engine.torch.attention import (
+    GRAIN,
+    PIECE,
     DecodeGroup,
     DecodeMemory,
     Gathered,
@@ -52,6 +54,9 @@ class TorchRunner:
             dtype=decoder.dtype,
             device=decoder.device,
         )
+        # where products of prompts' attention are no slower than the fused kernel, and give the
+        # same bits in any company
+        self._steady = decoder.device.type == "cpu" and decoder.dtype == torch.bfloat16
 
     @torch.inference_mode()
     def run(self, step: Step) -> list[Choice]:
@@ -147,14 +152,18 @@ class TorchRunner:
             if places is not None:
                 self._dense[uid] = dense
                 return Dense(dense, batch, dense.slots(works, places)), places, dense.room
+        tables, context = self._tables(works)
+        tables += tables[:1] * (batch - len(tables))
+        gathered = Gathered(self.cache, self._tensor(tables))
+        return gathered, list(range(len(works))), context
+
+    def _tables(self, works: list[Work]) -> tuple[list[list[int]], int]:
+        """Block tables of one length, and the tokens that they have room for."""
         size = self.cache.block_size
         count = -(-room_for(max(work.stop for work in works)) // size)
         tables = [work.sequence.blocks[: -(-work.stop // size)] for work in works]
         # padded with a block of its own: the mask hides it, and what is there is finite
-        full = [table + table[:1] * (count - len(table)) for table in tables]
-        full += full[:1] * (batch - len(full))
-        gathered = Gathered(self.cache, self._tensor(full))
-        return gathered, list(range(len(works))), count * size
+        return [table + table[:1] * (count - len(table)) for table in tables], count * size
 
     def _new_dense(self) -> DenseCache:
         try:
@@ -166,20 +175,30 @@ class TorchRunner:
 
     def _mask(self, seen: torch.Tensor, context: int) -> torch.Tensor:
         """What is added to the scores of queries that see ``seen`` [batch, queries] tokens."""
+        mask = self._added(seen, context)[:, None]
+        return mask.expand(-1, self.decoder.kv_heads, -1, -1).flatten(0, 1)
+
+    def _added(self, seen: torch.Tensor, context: int) -> torch.Tensor:
+        """[batch, queries * shared, context]"""
         beyond = torch.arange(context, device=seen.device) >= seen[:, :, None]
         mask = torch.zeros(beyond.shape, dtype=self.decoder.dtype, device=seen.device)
         mask = mask.masked_fill_(beyond, -torch.inf)
-        kv_heads, shared = self.decoder.kv_heads, self.decoder.heads // self.decoder.kv_heads
-        mask = mask.repeat_interleave(shared, dim=1)[:, None]
-        return mask.expand(-1, kv_heads, -1, -1).flatten(0, 1)
+        return mask.repeat_interleave(self.decoder.heads // self.decoder.kv_heads, dim=1)
 
     def _chunk(self, work: Work, last: int) -> PrefillChunk:
-        table = work.sequence.blocks[: -(-work.stop // self.cache.block_size)]
-        mask = None
-        if work.start:
+        tables, context = self._tables([work])
+        mask: torch.Tensor | None = None
+        pieces: tuple[torch.Tensor, ...] = ()
+        if self._steady:
+            rows = work.rows + -work.rows % GRAIN
+            seen = self._tensor([min(work.start + row + 1, work.stop) for row in range(rows)])
+            parts = torch.split(seen, PIECE)
+            pieces = tuple(self._added(part[None], context)[0] for part in parts)
+        elif work.start:
             mask = torch.ones(work.rows, work.stop, dtype=torch.bool, device=self.cache.device)
             mask = mask.tril_(diagonal=work.start)
-        return PrefillChunk(last - work.rows, last, work.start, self._tensor([table]), mask)
+        first = last - work.rows
+        return PrefillChunk(first, last, work.start, self._tensor(tables), mask, pieces)
 
     def _tensor(self, values: list[int] | list[list[int]]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.cache.device)
