@@ -51,17 +51,23 @@ async def check(options: argparse.Namespace) -> dict[str, Any]:
         said = [_partial[n] for n in range(CHATS)]
         await asyncio.gather(*running, return_exceptions=True)
     without, within = _gaps(said, quiet), _gaps(said, times)
-    p50, p99 = percentile(without, 50), percentile(within, 99)
+    # each gap by the usual one of its time: replies that grow get slower meanwhile
+    stretched = [
+        gap / percentile(_gaps(said, [before]), 50)
+        for before, during in zip(quiet, times, strict=True)
+        for gap in _gaps(said, [during])
+    ]
+    stretch = percentile(stretched, 99)
     return {
         "chats": CHATS,
         "long_prompt_tokens": LONG,
-        "itl_p50_ms_without": round(1000 * p50, 1),
+        "itl_p50_ms_without": round(1000 * percentile(without, 50), 1),
         "itl_p99_ms_without": round(1000 * percentile(without, 99), 1),
         "itl_p50_ms_meanwhile": round(1000 * percentile(within, 50), 1),
-        "itl_p99_ms_meanwhile": round(1000 * p99, 1),
-        "stretch": round(p99 / p50, 2),
+        "itl_p99_ms_meanwhile": round(1000 * percentile(within, 99), 1),
+        "stretch": round(stretch, 2),
         "long_ttft_ms": round(1000 * percentile([e - b for b, e in times], 50)),
-        "passed": p99 < MOST_STRETCH * p50,
+        "passed": stretch < MOST_STRETCH,
     }
 
 
