@@ -62,6 +62,14 @@ def error_body(error: FrontdeskError) -> dict[str, Any]:
     return {"error": body}
 
 
+def problem(path: str, code: str, message: str) -> dict[str, Any]:
+    """The answer's JSON for what no exception of ours tells; below ``/v1`` in OpenAI's form."""
+    told: dict[str, Any] = {"code": code, "message": message}
+    if path.startswith("/v1/"):
+        told |= {"type": "invalid_request_error", "param": None}
+    return {"error": told}
+
+
 def _known(request: Request, error: FrontdeskError) -> JSONResponse:
     headers = {}
     if isinstance(error, Overloaded):
@@ -82,10 +90,10 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": {"code": "bad_request", "message": "; ".join(problems)}}, 422)
 
 
-async def _http(_request: Request, error: Exception) -> JSONResponse:
+async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     code = HTTP_CODES.get(error.status_code, "http")
-    body = {"error": {"code": code, "message": str(error.detail)}}
+    body = problem(request.url.path, code, str(error.detail))
     return JSONResponse(body, error.status_code, error.headers)
 
 

@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from chatbot.server.errors import problem
 from chatbot.server.metrics import Metrics
 from chatbot.tracing import rename_span, request_span
 
@@ -63,7 +64,7 @@ class BodyLimit:
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._metrics.limited("max_body_bytes")
-        body = {"error": {"code": "too_large", "message": self._problem()}}
+        body = problem(scope["path"], "too_large", self._problem())
         await JSONResponse(body, 413, {"Connection": "close"})(scope, receive, send)
 
 

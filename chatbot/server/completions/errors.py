@@ -4,7 +4,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
-from fastapi import Request, Response
+from fastapi import HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
@@ -90,6 +90,8 @@ class OpenAiRoute(APIRoute):
                 if status_of(error) >= 500:
                     log.warning("completions.failed", code=error.code, error=str(error))
                 return answer(error)
+            except HTTPException:  # a body that is too large
+                raise
             except Exception as error:
                 log.error("completions.failed", path=request.url.path, exc_info=error)
                 return JSONResponse(internal_body(), 500)

@@ -77,11 +77,14 @@ class StreamOptions(BaseModel):
 
 
 def _as_list(value: Any) -> Any:
+    if value is not None and not isinstance(value, str | list):
+        raise ValueError("a string, or a list of strings")
     return [value] if isinstance(value, str) else value
 
 
 Stops = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=16)]
 Number = Annotated[int, Field(strict=True)]
+Real = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class ChatRequest(BaseModel):
@@ -94,12 +97,12 @@ class ChatRequest(BaseModel):
     stream_options: StreamOptions | None = None
     max_tokens: Number | None = Field(None, ge=1, description="Older name of the next.")
     max_completion_tokens: Number | None = Field(None, ge=1)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
+    temperature: Real | None = Field(None, ge=0, le=2)
+    top_p: Real | None = Field(None, gt=0, le=1)
     stop: Annotated[Stops | None, BeforeValidator(_as_list)] = None
     seed: Number | None = Field(None, ge=-(2**63), lt=2**63)
     top_k: Number | None = Field(None, ge=-1, description="Extension; 0 and -1: no limit.")
-    repetition_penalty: float | None = Field(None, ge=0.5, le=5, description="Extension.")
+    repetition_penalty: Real | None = Field(None, ge=0.5, le=5, description="Extension.")
     ignore_eos: StrictBool | None = Field(None, description="Extension, for measurements.")
 
     @property
@@ -141,7 +144,8 @@ def read_request(body: Any, settings: Settings) -> ChatRequest:
     try:
         request = ChatRequest.model_validate(_known(body))
     except ValidationError as error:
-        _refuse(error.errors()[0])
+        # of a value that may have several forms, the problem of the form that fits best
+        _refuse(max(error.errors(), key=lambda problem: len(problem["loc"])))
     if request.stream_options is not None and not request.stream:
         raise Refused("stream_options is only allowed with stream: true", "stream_options")
     if (
@@ -202,7 +206,7 @@ def _refuse(problem: ErrorDetails) -> NoReturn:
         raise Refused(f"missing required parameter: {param!r}", param, "missing_required_parameter")
     if kind == "extra_forbidden":
         raise Refused(f"{param} is not supported by this server", param, "unsupported_parameter")
-    raise Refused(f"{param}: {problem['msg']}", param)
+    raise Refused(f"{param}: {problem['msg'].removeprefix('Value error, ')}", param)
 
 
 def _check_length(request: ChatRequest, settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """Workers that stop or die, a store that forgets: nothing hangs, nothing is said twice."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +205,32 @@ async def test_a_body_that_cannot_be_read_is_refused_in_openais_form(
     error = answer.json()["error"]
     assert error["type"] == "invalid_request_error"
     assert word in error["message"]
+
+
+async def test_what_has_no_route_is_refused_in_openais_form(place: Place) -> None:
+    """And a body that is too large, whether it says so before or not."""
+    place = place.with_settings(max_body_bytes=2048)
+    async with serving(place) as desk, httpx.AsyncClient(base_url=desk.server.url) as client:
+
+        async def unannounced() -> AsyncIterator[bytes]:
+            for _ in range(4):
+                yield b" " * 1000
+
+        headers = {"Authorization": f"Bearer {desk.key}"}
+        answers = [
+            await client.get("/v1/nothing"),
+            await client.put("/v1/chat/completions", headers=headers),
+            await client.post("/v1/chat/completions", headers=headers, content=b" " * 4000),
+            await client.post("/v1/chat/completions", headers=headers, content=unannounced()),
+        ]
+    found = [(one.status_code, one.json()["error"]["code"]) for one in answers]
+    assert found == [
+        (404, "not_found"),
+        (405, "method_not_allowed"),
+        (413, "too_large"),
+        (413, "too_large"),
+    ]
+    for one in answers:
+        error = one.json()["error"]
+        assert error.keys() == {"message", "type", "param", "code"}
+        assert (error["type"], error["param"]) == ("invalid_request_error", None)

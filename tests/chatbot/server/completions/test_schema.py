@@ -40,12 +40,14 @@ def _read(**options: Any) -> Any:
         ({"presence_penalty": 0.5}, "presence_penalty", "unsupported_parameter"),
         ({"temprature": 1}, "temprature", "unknown_parameter"),
         ({"temperature": 3}, "temperature", "invalid_value"),
+        ({"temperature": float("nan")}, "temperature", "invalid_value"),
         ({"top_p": 0}, "top_p", "invalid_value"),
         ({"max_tokens": 0}, "max_tokens", "invalid_value"),
         ({"max_tokens": "5"}, "max_tokens", "invalid_value"),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens", "invalid_value"),
         ({"stop": ["x"] * 17}, "stop", "invalid_value"),
         ({"stop": ""}, "stop[0]", "invalid_value"),
+        ({"stop": 5}, "stop", "invalid_value"),
         ({"seed": 1.5}, "seed", "invalid_value"),
         ({"stream": "yes"}, "stream", "invalid_value"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
@@ -67,8 +69,13 @@ def test_what_is_refused_is_named(options: dict[str, Any], param: str, code: str
 
 def test_a_picture_is_refused() -> None:
     part = {"type": "image_url", "image_url": {"url": "http://x"}}
-    with pytest.raises(Refused, match=r"messages\[0\]\.content"):
+    with pytest.raises(Refused, match=r"messages\[0\]\.content\[0\]\.type: .*'text'"):
         _read(messages=[{"role": "user", "content": [part]}])
+
+
+def test_the_forms_of_a_value_are_named() -> None:
+    with pytest.raises(Refused, match=r"^stop: a string, or a list of strings$"):
+        _read(stop=5)
 
 
 def test_values_that_change_nothing_are_accepted() -> None:
