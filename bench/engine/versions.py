@@ -62,7 +62,10 @@ async def _beside(
 ) -> dict[str, Any]:
     moments: dict[str, float] = {}
     numbered = list(enumerate(prompts))
-    replies = await _begun(engine, [_request(f"r{n}", p, adapter, tokens) for n, p in numbered])
+    replies = [
+        asyncio.create_task(say(engine, _request(f"r{n}", prompt, adapter, tokens)))
+        for n, prompt in numbered
+    ]
     await asyncio.sleep(2.0)
     began = time.perf_counter()
     await engine.load_adapter("other", other)
@@ -73,42 +76,22 @@ async def _beside(
     moments["removed"] = time.perf_counter() + 0.5  # memory is given back
     running = sum(not reply.done() for reply in replies)
     said = await asyncio.gather(*replies)
-    alone, again = [
-        await asyncio.gather(
-            *await _begun(engine, [_request(f"{name}{n}", p, adapter, tokens) for n, p in numbered])
-        )
-        for name in ("alone", "again")
-    ]
+    asked = (say(engine, _request(f"alone{n}", prompt, adapter, tokens)) for n, prompt in numbered)
+    alone = await asyncio.gather(*asked)
     usual = percentile(_gaps(alone, 0.0, float("inf")), 50)
-    pairs = list(zip(alone, again, strict=True))
     stalls = {}
     for event in EVENTS:
         longest = max(_gaps(said, began, moments[event]), default=float("nan"))
         stalls[event] = round(1000 * (longest - usual), 1)
         began = moments[event]
     return {
-        # bfloat16 may round differently where a prompt was computed in other pieces: only
-        # replies that come twice alike without it tell something
-        "alike": sum(a.tokens == b.tokens for a, b in pairs),
-        "same": all(
-            s.tokens == a.tokens
-            for s, (a, b) in zip(said, pairs, strict=True)
-            if a.tokens == b.tokens
-        ),
+        "same": [one.tokens for one in said] == [one.tokens for one in alone],
         "still_running": running,
         "usual_gap_ms": round(1000 * usual, 1),
         "longest_gap_ms_alone": round(1000 * max(_gaps(alone, 0.0, float("inf"))), 1),
         "merging_seconds": round(moments["merged"] - moments["loaded"], 1),
         "stall_ms": stalls,
     }
-
-
-async def _begun(engine: Any, requests: list[GenerationRequest]) -> list[asyncio.Task[Said]]:
-    """All of them in the same step: bfloat16 rounds differently in other company."""
-    with engine._changed:
-        tasks = [asyncio.create_task(say(engine, request)) for request in requests]
-        await asyncio.sleep(0)
-    return tasks
 
 
 def _request(
