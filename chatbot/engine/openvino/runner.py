@@ -10,7 +10,7 @@ import torch
 from chatbot.engine.openvino.export import Exported
 from chatbot.engine.openvino.graph import SITES, build_graph
 from chatbot.engine.openvino.lora import LoraBank, LoraBanks, masks
-from chatbot.engine.openvino.rows import Rows
+from chatbot.engine.openvino.rows import Layout, Rows
 from chatbot.engine.torch.adapters import LoraAdapter
 from chatbot.engine.torch.runner import by_weights
 from chatbot.engine.torch.sampling import Choice, choose_tokens, plainly_greedy, rows_of, verify
@@ -49,12 +49,14 @@ class OpenVinoRunner:
         self._merged: dict[str, Any] = {}  # adapter's uid -> request
         self._unmerged: list[Any] = []  # what nobody uses any more; the last one goes first
         self._last, self._sampled = self._request, 0
-        # one block more, which nobody is given: for what is computed to no purpose
-        self._spare = blocks
         self._tensors = _cache_tensors(compiled, blocks + 1)
         self._caches = [_bytes_of(tensor) for tensor in self._tensors.values()]
         kinds = {tensor.get_element_type() for tensor in self._tensors.values()}
-        self._single = kinds <= {ov.Type.bf16, ov.Type.f32}  # see Rows
+        self._layout = Layout(
+            spare=blocks,
+            threads=compiled.get_property("INFERENCE_NUM_THREADS"),
+            single=kinds <= {ov.Type.bf16, ov.Type.f32},
+        )
         _set_all(self._request, self._tensors)
         self._banks = LoraBanks(_sizes(model), self._kind)
         self._bank: LoraBank | None = None
@@ -79,7 +81,7 @@ class OpenVinoRunner:
         found: dict[Sequence, Choice] = {}
         for uid, works in by_weights(step.works, self._merged).items():
             request = self._merged.get(uid, self._request)
-            self._compute(request, Rows.of(works, self._spare, self._single))
+            self._compute(request, Rows(works, self._layout))
             sampling = [work for work in works if work.samples]
             if sampling:
                 choices = verify(sampling, *_choose(request, sampling))
@@ -91,7 +93,7 @@ class OpenVinoRunner:
         """Compute a step of works with one adapter, and return the logits [rows, vocabulary] of
         every row, for measurements; chooses no token."""
         (uid,) = by_weights(step.works, self._merged)
-        rows = Rows.of(step.works, self._spare, self._single, every=True)
+        rows = Rows(step.works, self._layout, every=True)
         self._compute(self._merged.get(uid, self._request), rows)
         return torch.from_numpy(self.logits().copy())
 
@@ -120,7 +122,7 @@ class OpenVinoRunner:
 
     def _warm_up(self, request: Any) -> None:
         """What the plugin cannot run fails here, and what it does once is done."""
-        _infer(request, Rows.of([], self._spare))
+        _infer(request, Rows([], self._layout))
 
     def _compute(self, request: Any, rows: Rows) -> None:
         self._last, self._sampled = request, len(rows.sampled)

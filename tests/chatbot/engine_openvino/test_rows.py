@@ -4,12 +4,13 @@ import pytest
 
 pytest.importorskip("openvino", reason="needs the extra: pip install 'frontdesk[openvino]'")
 
-from chatbot.engine.openvino.rows import Rows
+from chatbot.engine.openvino.rows import Layout, Rows
 from chatbot.engine.torch.draft_policy import Draft
 from chatbot.engine.torch.scheduler import Work
 from chatbot.engine.torch.sequence import Sequence
 
 SPARE = 99
+LAYOUT = Layout(SPARE, threads=2, single=True)
 
 
 def work(start: int, end: int, draft: tuple[int, ...] = (), prompt: int = 64) -> Work:
@@ -24,7 +25,7 @@ def values(rows: Rows) -> dict[str, list[int]]:
 
 
 def test_a_prompt_is_one_sequence() -> None:
-    found = values(Rows.of([work(2, 40)], SPARE))
+    found = values(Rows([work(2, 40)], LAYOUT))
     assert found["tokens"] == list(range(102, 140))
     assert found["positions"] == list(range(2, 40))
     assert (found["past_lens"], found["subsequence_begins"]) == ([2], [0, 38])
@@ -33,7 +34,7 @@ def test_a_prompt_is_one_sequence() -> None:
 
 
 def test_the_only_token_that_is_left_of_a_prompt_has_another_one_behind_it() -> None:
-    rows = Rows.of([work(31, 32), work(40, 41)], SPARE)
+    rows = Rows([work(31, 32), work(40, 41)], LAYOUT)
     found = values(rows)
     assert found["tokens"] == [131, 0, 140, 0]
     assert (found["past_lens"], found["subsequence_begins"]) == ([31, 40], [0, 2, 4])
@@ -43,7 +44,7 @@ def test_the_only_token_that_is_left_of_a_prompt_has_another_one_behind_it() -> 
 
 
 def test_tokens_of_a_reply_are_sequences_of_their_own() -> None:
-    rows = Rows.of([work(64, 65, draft=(1, 2)), work(10, 12)], SPARE)
+    rows = Rows([work(64, 65, draft=(1, 2)), work(10, 12)], LAYOUT)
     found = values(rows)
     assert found["tokens"] == [164, 1, 2, 110, 111]
     assert found["past_lens"] == [64, 65, 66, 10]
@@ -53,15 +54,26 @@ def test_tokens_of_a_reply_are_sequences_of_their_own() -> None:
 
 
 def test_where_blocks_are_written_as_a_whole_a_reply_and_its_drafts_are_one() -> None:
-    found = values(Rows.of([work(64, 65, draft=(1, 2))], SPARE, single=False))
+    found = values(Rows([work(64, 65, draft=(1, 2))], Layout(SPARE, threads=2, single=False)))
     assert (found["past_lens"], found["subsequence_begins"]) == ([64], [0, 3])
 
 
 def test_a_lone_row_has_company() -> None:
-    rows = Rows.of([work(64, 65)], SPARE)
+    rows = Rows([work(64, 65)], LAYOUT)
     found = values(rows)
     assert found["tokens"] == [164, 0]
     assert found["past_lens"] == [64, 0]
     assert found["block_indices"][-1] == SPARE
     assert rows.sampled == [0]
     assert len(found["sampled"]) == 2
+
+
+@pytest.mark.parametrize(("threads", "spare"), [(1, 0), (2, 0), (3, 1), (4, 2), (16, 2)])
+def test_fewer_sequences_than_threads_have_one_of_several_rows_among_them(
+    threads: int, spare: int
+) -> None:
+    layout = Layout(SPARE, threads, single=True)
+    found = values(Rows([work(64, 65), work(70, 71)], layout))
+    assert found["tokens"] == [164, 170, *[0] * spare]
+    with_prompt = values(Rows([work(64, 65), work(2, 40)], layout))
+    assert len(with_prompt["tokens"]) == 39
