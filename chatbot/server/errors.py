@@ -20,7 +20,13 @@ log = structlog.get_logger()
 INTERNAL = "something went wrong on our side; the server's log says what"
 # data of an exception that the peer may have, beside code and message
 SHOWN = ("run_id", "reasons", "hold_id")
-HTTP_CODES = {400: "bad_request", 413: "too_large", 404: "not_found", 405: "method_not_allowed"}
+HTTP_CODES = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "body_incomplete",
+    413: "too_large",
+}
 
 
 class ErrorDetail(BaseModel):
@@ -65,7 +71,7 @@ def error_body(error: FrontdeskError) -> dict[str, Any]:
 def problem(path: str, code: str, message: str) -> dict[str, Any]:
     """The answer's JSON for what no exception of ours tells; below ``/v1`` in OpenAI's form."""
     told: dict[str, Any] = {"code": code, "message": message}
-    if path.startswith("/v1/"):
+    if path == "/v1" or path.startswith("/v1/"):
         told |= {"type": "invalid_request_error", "param": None}
     return {"error": told}
 

@@ -3,6 +3,7 @@
 Plain ASGI, so that streamed answers and websockets pass through untouched.
 """
 
+import asyncio
 import re
 import secrets
 import time
@@ -28,9 +29,14 @@ def request_id_of(headers: Headers) -> str:
     return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
 
 
+PART_SECONDS = 8.0  # within which the next part of a body must come; less than a stop takes
+STALLED = f"the body is not complete, and nothing more came for {PART_SECONDS:.0f} seconds"
+
+
 class BodyLimit:
     """Refuses a request whose body is larger than ``most`` bytes: by what it announces, and, when
-    it announces nothing, as soon as more has come. So no body is ever kept that is too large."""
+    it announces nothing, as soon as more has come. So no body is ever kept that is too large. And
+    one whose body stops coming: it would keep its connection, and a server that wants to stop."""
 
     def __init__(self, app: ASGIApp, most: int, metrics: Metrics) -> None:
         self._app = app
@@ -45,11 +51,18 @@ class BodyLimit:
         if not announced.isdecimal() or int(announced) > self._most:
             await self._refuse(scope, receive, send)
             return
-        left = self._most
+        left, ended = self._most, False
 
         async def receive_within() -> Message:
-            nonlocal left
-            message = await receive()
+            nonlocal left, ended
+            if ended:
+                return await receive()
+            try:
+                async with asyncio.timeout(PART_SECONDS):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, STALLED) from None
+            ended = not message.get("more_body", False)
             left -= len(message.get("body", b""))
             if left < 0:
                 self._metrics.limited("max_body_bytes")

@@ -7,11 +7,13 @@ import structlog
 from fastapi import HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 
 from chatbot import errors
 from chatbot.server.errors import INTERNAL
 
 log = structlog.get_logger()
+CLOSED = 499  # nobody reads it; nginx's number for a client that has gone
 
 
 class Refused(errors.RequestRefused):
@@ -90,8 +92,10 @@ class OpenAiRoute(APIRoute):
                 if status_of(error) >= 500:
                     log.warning("completions.failed", code=error.code, error=str(error))
                 return answer(error)
-            except HTTPException:  # a body that is too large
+            except HTTPException:  # a body that is too large, or stops coming
                 raise
+            except ClientDisconnect:
+                return Response(status_code=CLOSED)
             except Exception as error:
                 log.error("completions.failed", path=request.url.path, exc_info=error)
                 return JSONResponse(internal_body(), 500)

@@ -15,11 +15,10 @@ from chatbot.completions.wire import Ended
 from chatbot.crew import end_tasks
 from chatbot.errors import FrontdeskError
 from chatbot.server.completions.answers import FINISH, Answer, error_event
-from chatbot.server.completions.errors import error_body, internal_body
+from chatbot.server.completions.errors import CLOSED, error_body, internal_body
 from chatbot.server.metrics import CompletionMetrics
 
 log = structlog.get_logger()
-CLOSED = 499  # nobody reads it; nginx's number for a client that has gone
 SEND_SECONDS = 30.0  # a client that takes nothing for so long is given up
 
 

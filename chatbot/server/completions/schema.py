@@ -84,7 +84,7 @@ def _as_list(value: Any) -> Any:
 
 Stops = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=16)]
 Number = Annotated[int, Field(strict=True)]
-Real = Annotated[float, Field(allow_inf_nan=False)]
+Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
 class ChatRequest(BaseModel):

@@ -1,6 +1,7 @@
 """Workers that stop or die, a store that forgets: nothing hangs, nothing is said twice."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import structlog
 from redis.asyncio import Redis
 
 from chatbot.completions import keys
@@ -234,3 +236,38 @@ async def test_what_has_no_route_is_refused_in_openais_form(place: Place) -> Non
         error = one.json()["error"]
         assert error.keys() == {"message", "type", "param", "code"}
         assert (error["type"], error["param"]) == ("invalid_request_error", None)
+
+
+async def _begun(desk: Desk) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A request whose body does not go on."""
+    host, port = desk.server.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {desk.key}\r\n"
+    writer.write(f"{head}Content-Length: 500\r\n\r\n{{".encode())
+    await writer.drain()
+    return reader, writer
+
+
+async def test_a_body_that_stops_coming_is_refused(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatbot.server.middleware.PART_SECONDS", 0.2)
+    async with serving(place) as desk:
+        reader, writer = await _begun(desk)
+        async with asyncio.timeout(10):
+            head = await reader.readuntil(b"\r\n\r\n")
+            told = await reader.readuntil(b"}}")
+        writer.close()
+    assert head.startswith(b"HTTP/1.1 408")
+    error = json.loads(told)["error"]
+    assert (error["code"], error["type"]) == ("body_incomplete", "invalid_request_error")
+
+
+async def test_who_leaves_while_asking_is_no_error_of_ours(place: Place) -> None:
+    async with serving(place) as desk:
+        with structlog.testing.capture_logs() as logs:
+            _, writer = await _begun(desk)
+            writer.close()
+            await until(lambda: any(line["event"] == "http.answered" for line in logs))
+    assert [line["status"] for line in logs if line["event"] == "http.answered"] == [499]
+    assert not any(line["log_level"] == "error" for line in logs)

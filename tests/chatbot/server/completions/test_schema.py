@@ -41,6 +41,8 @@ def _read(**options: Any) -> Any:
         ({"temprature": 1}, "temprature", "unknown_parameter"),
         ({"temperature": 3}, "temperature", "invalid_value"),
         ({"temperature": float("nan")}, "temperature", "invalid_value"),
+        ({"temperature": "1"}, "temperature", "invalid_value"),
+        ({"top_p": True}, "top_p", "invalid_value"),
         ({"top_p": 0}, "top_p", "invalid_value"),
         ({"max_tokens": 0}, "max_tokens", "invalid_value"),
         ({"max_tokens": "5"}, "max_tokens", "invalid_value"),
