@@ -14,7 +14,7 @@ has_bfloat16 = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 def differing(runtime: str) -> dict[str, int]:
     """Rows of each case that differ; by the instructions for which it is promised."""
     found = subprocess.run(
-        [sys.executable, "-m", "tests.chatbot.engine.company", runtime],
+        [sys.executable, "-m", "tests.chatbot.engine_contract.company", runtime],
         env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"},
         capture_output=True,
         text=True,

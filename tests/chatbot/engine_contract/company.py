@@ -1,7 +1,7 @@
 """Whether a row's logits have the same bits in any company. A program, so that oneDNN can be held
 to the instructions for which that is promised:
 
-    ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 python -m tests.chatbot.engine.company torch|openvino
+    ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 python -m tests.chatbot.engine_contract.company RUNTIME
 
 prints how many rows of each case differ, as JSON. The model is random, with matrices and contexts
 so long that a product of one row, or of a longer sum, would add up in another order.
