@@ -1,6 +1,6 @@
 """The same request gives the same reply whatever company it has: computed alone with nothing in
-the cache, and among others that share its beginning, with prompts in pieces, drafts and
-preemptions. Greedy, and drawn with a seed of its own.
+the cache, and among others that share its beginning, with prompts in pieces and drafts. Greedy, and
+drawn with a seed of its own.
 
 On openvino, a prompt that repeats what a reply has just said is not promised to (it may find the
 reply's keys and values in the cache, which another kernel has computed): such a one is counted, and
@@ -18,7 +18,7 @@ from chatbot.worker.lessons import version_scope
 TOKENS = 32  # of each reply, also beyond its end
 PROMPTS = 32
 AT_ONCE = 24
-# small, so that some are preempted and prompts come in pieces
+# small, so that prompts come in pieces and cached ones are pushed out
 TIGHT = {"kv_cache_tokens": 4096, "prefill_chunk_tokens": 192, "max_running": 16}
 KINDS: dict[str, dict[str, float]] = {
     "greedy": {},

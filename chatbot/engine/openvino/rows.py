@@ -12,8 +12,10 @@ tokens drafted or not:
 - tokens of a prompt are never single rows: one that is left alone gets another one behind it;
 - tokens of a reply are single rows, a draft's among them: each is a sequence of its own to the
   operator, which stores all keys and values of an inference before it looks at any. It does not go
-  with a quantized cache, whose blocks are written as a whole, nor with rows of the prompt in the
-  same inference, because the operator clears what is behind several rows in their last block.
+  with rows of the prompt in the same inference, because the operator clears what is behind several
+  rows in their last block.
+
+A quantized cache writes blocks as a whole, so none of this is for it: its rows are as they come.
 """
 
 import itertools
@@ -34,11 +36,11 @@ NOTHING = 0  # the token of rows that are computed to no purpose
 @dataclass(frozen=True, slots=True)
 class Layout:
     """What rows depend on: ``spare`` is a block that nobody is given, for what is computed to no
-    purpose; ``threads`` are the plugin's; ``single``: tokens of replies are single rows."""
+    purpose; ``threads`` are the plugin's; ``steady``: bits do not depend on company, as above."""
 
     spare: int
     threads: int
-    single: bool
+    steady: bool
 
 
 class Rows:
@@ -66,10 +68,11 @@ class Rows:
 
     def _add_work(self, work: Work, every: bool) -> None:
         sequence, first = work.sequence, self.count
-        if work.start >= len(sequence.prompt) and self._layout.single:
+        steady = self._layout.steady
+        if steady and work.start >= len(sequence.prompt):
             for place, token in enumerate(work.tokens, work.start):
                 self._add(sequence.blocks, place, [token])
-        elif work.rows == 1:
+        elif steady and work.rows == 1:
             blocks = [*sequence.blocks[: -(-work.stop // BLOCK_SIZE)], self._layout.spare]
             self._add(blocks, work.start, [*work.tokens, NOTHING])
         else:
@@ -81,11 +84,12 @@ class Rows:
 
     def _add_spare(self) -> None:
         """A sequence more, where the kernels would be others without it."""
-        missing = self._layout.threads - len(self._spans)
-        if missing > 0 and all(end - start == 1 for _, start, end in self._spans):
+        missing, steady = self._layout.threads - len(self._spans), self._layout.steady
+        if steady and missing > 0 and all(end - start == 1 for _, start, end in self._spans):
             self._add((self._layout.spare,), 0, [NOTHING] * min(missing, 2))
-        if self.count < 2:
-            self._add((self._layout.spare,), 0, [NOTHING] * (2 - self.count))
+        least = 2 if steady else 1  # the warm-up has no works
+        if self.count < least:
+            self._add((self._layout.spare,), 0, [NOTHING] * (least - self.count))
 
     def inputs(self) -> dict[str, ov.Tensor]:
         """The graph's inputs but for caches and adapters."""

@@ -55,7 +55,7 @@ class OpenVinoRunner:
         self._layout = Layout(
             spare=blocks,
             threads=compiled.get_property("INFERENCE_NUM_THREADS"),
-            single=kinds <= {ov.Type.bf16, ov.Type.f32},
+            steady=kinds <= {ov.Type.bf16, ov.Type.f32},
         )
         _set_all(self._request, self._tensors)
         self._banks = LoraBanks(_sizes(model), self._kind)

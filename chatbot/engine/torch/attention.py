@@ -19,7 +19,7 @@ MOST = 16  # sequences in a portion of a decode group
 WASTE = 1.25  # see :func:`portions`
 PIECE = 64  # rows of a prefill chunk whose scores are held at once
 SUM = 1024  # tokens that one product adds up: oneDNN adds up more in another order
-GRAIN = 16  # rows of a piece are rounded up to a multiple, for the same reason
+GRAIN = 16  # rows of a piece are rounded up to a multiple, so that few shapes come up
 
 
 class PagedCache:

@@ -10,7 +10,7 @@ from chatbot.engine.torch.scheduler import Work
 from chatbot.engine.torch.sequence import Sequence
 
 SPARE = 99
-LAYOUT = Layout(SPARE, threads=2, single=True)
+LAYOUT = Layout(SPARE, threads=2, steady=True)
 
 
 def work(start: int, end: int, draft: tuple[int, ...] = (), prompt: int = 64) -> Work:
@@ -53,9 +53,14 @@ def test_tokens_of_a_reply_are_sequences_of_their_own() -> None:
     assert rows.sampled == [0, 1, 2, 4]
 
 
-def test_where_blocks_are_written_as_a_whole_a_reply_and_its_drafts_are_one() -> None:
-    found = values(Rows([work(64, 65, draft=(1, 2))], Layout(SPARE, threads=2, single=False)))
+def test_a_quantized_cache_gets_the_rows_as_they_are() -> None:
+    """It writes blocks as a whole: neither rows that share one, nor any to no purpose."""
+    layout = Layout(SPARE, threads=4, steady=False)
+    found = values(Rows([work(64, 65, draft=(1, 2))], layout))
     assert (found["past_lens"], found["subsequence_begins"]) == ([64], [0, 3])
+    for start in (31, 64):  # of the prompt and of the reply
+        assert values(Rows([work(start, start + 1)], layout))["tokens"] == [100 + start]
+    assert values(Rows([], layout))["tokens"] == [0]  # the warm-up
 
 
 def test_a_lone_row_has_company() -> None:
@@ -72,7 +77,7 @@ def test_a_lone_row_has_company() -> None:
 def test_fewer_sequences_than_threads_have_one_of_several_rows_among_them(
     threads: int, spare: int
 ) -> None:
-    layout = Layout(SPARE, threads, single=True)
+    layout = Layout(SPARE, threads, steady=True)
     found = values(Rows([work(64, 65), work(70, 71)], layout))
     assert found["tokens"] == [164, 170, *[0] * spare]
     with_prompt = values(Rows([work(64, 65), work(2, 40)], layout))
